@@ -1,0 +1,10 @@
+//! What two binaries of the mesh must agree on, and nothing else.
+
+pub mod ca;
+pub mod options;
+pub mod process;
+pub mod spiffe;
+pub mod telemetry;
+pub mod trust;
+pub mod workload;
+pub mod xds;

@@ -1,0 +1,73 @@
+//! Pieces of command lines that several binaries share, parsed into types that cannot be wrong.
+
+use std::time::Duration;
+
+use clap::Args;
+
+/// Options of logging, the same for every binary.
+#[derive(Debug, Clone, Args)]
+pub struct LogOptions {
+    /// What to log: a level (error, warn, info, debug, trace) or tracing's filter syntax.
+    #[arg(long, env = "MESH_LOG", default_value = "info")]
+    pub log_level: String,
+    /// How log lines look.
+    #[arg(long, env = "MESH_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One line for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Parses `90s`, `5m`, `24h`, `250ms`, or a sum such as `1h30m`.
+///
+/// # Errors
+/// With a sentence for the user when the text is not a duration or is zero.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (number, tail) = rest.split_at(digits);
+        let unit = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit);
+        let number: u64 = number.parse().map_err(|_| malformed(text))?;
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(malformed(text)),
+        };
+        let part = number.checked_mul(millis).ok_or_else(|| malformed(text))?;
+        total = total.checked_add(Duration::from_millis(part)).ok_or_else(|| malformed(text))?;
+        rest = tail;
+    }
+    if total.is_zero() { Err(malformed(text)) } else { Ok(total) }
+}
+
+fn malformed(text: &str) -> String {
+    format!("{text:?} is not a duration above zero; write it like 30s, 5m, 24h or 1h30m")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [("250ms", 250), ("1s", 1_000), ("1h30m", 5_400_000), ("24h", 86_400_000)] {
+            assert_eq!(duration(text).unwrap(), Duration::from_millis(millis));
+        }
+        for text in
+            ["", "0s", "5", "s", "-1s", "1d", "1.5s", " 1s", "99999999999999999999h", "18446744073709551615h"]
+        {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Who is asking: by token or by client certificate. Every decision about a caller begins here, and nothing
+//! that the caller merely claims counts.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::header::AUTHORIZATION;
+use mesh_common::spiffe::SpiffeId;
+
+use super::token::{Pods, TokenError, TokenIdentity, TokenVerifier};
+use crate::model::workload::Workload;
+
+/// A caller, proven.
+#[derive(Debug, Clone)]
+pub enum Caller {
+    /// By a token: one pod.
+    Token(TokenIdentity),
+    /// By a client certificate: any pod of an identity.
+    Certificate(SpiffeId),
+}
+
+impl Caller {
+    /// Whether this caller may speak for a pod.
+    pub fn is(&self, pod: &Workload) -> bool {
+        match self {
+            Self::Token(token) => {
+                token.pod.key == pod.key && token.pod.service_account == pod.service_account
+            }
+            Self::Certificate(identity) => pod.identity.as_ref() == Some(identity),
+        }
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(token) => token.fmt(f),
+            Self::Certificate(identity) => identity.fmt(f),
+        }
+    }
+}
+
+/// Why a caller is nobody.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallerError {
+    /// Neither token nor certificate.
+    #[error(
+        "the call carries no service-account token (authorization: Bearer ...) and no client certificate"
+    )]
+    Nothing,
+    /// A signing request without token.
+    #[error("signing requests need a service-account token (authorization: Bearer ...)")]
+    NoToken,
+    /// Another scheme, or not text.
+    #[error("the authorization header is not \"Bearer <token>\", once")]
+    Header,
+    /// The token is not good.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+/// Proves callers.
+#[derive(Clone)]
+pub struct Authenticator {
+    verifier: Arc<TokenVerifier>,
+    pods: Arc<dyn Pods>,
+}
+
+impl Authenticator {
+    /// Tokens are verified against these pods.
+    pub fn new(verifier: TokenVerifier, pods: Arc<dyn Pods>) -> Self {
+        Self { verifier: Arc::new(verifier), pods }
+    }
+
+    /// The caller of a stream: its certificate once it has one, else its token.
+    ///
+    /// # Errors
+    /// When it has neither, or a token that is not good.
+    pub fn stream(
+        &self,
+        headers: &http::HeaderMap,
+        certificate: Option<SpiffeId>,
+    ) -> Result<Caller, CallerError> {
+        match certificate {
+            Some(identity) => Ok(Caller::Certificate(identity)),
+            None if headers.contains_key(AUTHORIZATION) => self.token(headers).map(Caller::Token),
+            None => Err(CallerError::Nothing),
+        }
+    }
+
+    /// The caller of a signing request: its token, always, so that a deleted pod cannot renew.
+    ///
+    /// # Errors
+    /// When there is none or it is not good.
+    pub fn token(&self, headers: &http::HeaderMap) -> Result<TokenIdentity, CallerError> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let first = values.next().ok_or(CallerError::NoToken)?;
+        if values.next().is_some() {
+            return Err(CallerError::Header);
+        }
+        let (scheme, token) =
+            first.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(CallerError::Header)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(CallerError::Header);
+        }
+        Ok(self.verifier.verify(token.trim(), &*self.pods)?)
+    }
+}

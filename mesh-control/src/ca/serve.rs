@@ -1,0 +1,121 @@
+//! `istio.v1.auth.IstioCertificateService`: the service around [`super::sign`]. It proves the caller, bounds
+//! how often it asks, and counts; it decides nothing about certificates.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use mesh_common::ca::istio_certificate_service_server::IstioCertificateService;
+use mesh_common::ca::{IstioCertificateRequest, IstioCertificateResponse};
+use mesh_common::trust;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::caller::{Authenticator, CallerError};
+use super::rate::RateLimit;
+use super::root::Authority;
+use super::sign::{self, SignError, Subject};
+use super::token::TokenIdentity;
+use crate::model::store::SharedModel;
+use crate::serve::metrics::Metrics;
+
+/// A pod may ask this often at once, then once in each [`RATE_INTERVAL`]: enough for leaves of a minute, and
+/// for a proxy that is restarted again and again.
+const RATE_BURST: u32 = 30;
+const RATE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The service.
+pub struct CertificateService {
+    authority: Arc<Authority>,
+    authenticator: Authenticator,
+    model: SharedModel,
+    leaf_lifetime: Duration,
+    rate: Mutex<RateLimit>,
+    metrics: Arc<Metrics>,
+}
+
+impl CertificateService {
+    /// Signs with `authority`, for at most `leaf_lifetime`.
+    pub fn new(
+        authority: Arc<Authority>,
+        authenticator: Authenticator,
+        model: SharedModel,
+        leaf_lifetime: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let rate = Mutex::new(RateLimit::new(RATE_BURST, RATE_INTERVAL));
+        Self { authority, authenticator, model, leaf_lifetime, rate, metrics }
+    }
+
+    fn answer(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<IstioCertificateResponse, (Status, &'static str)> {
+        if !self.model.is_synced() {
+            return Err((
+                Status::unavailable("the configuration has not been read yet; ask again"),
+                "not_synced",
+            ));
+        }
+        let (metadata, _, message) = request.into_parts();
+        let caller =
+            self.authenticator.token(metadata.as_ref()).map_err(|error| (refuse(&error), "caller"))?;
+        self.check_rate(&caller)?;
+        let IstioCertificateRequest { csr, validity_duration, metadata: _ } = message;
+        let chain = self.sign(&caller, &csr, validity_duration).map_err(|error| {
+            tracing::warn!(%caller, %error, "refused a signing request");
+            (status(&error), error.label())
+        })?;
+        Ok(IstioCertificateResponse { cert_chain: chain })
+    }
+
+    fn check_rate(&self, caller: &TokenIdentity) -> Result<(), (Status, &'static str)> {
+        let key = format!("{}/{}", caller.pod.key.namespace, caller.pod.key.name);
+        let allowed = self.rate.lock().unwrap_or_else(PoisonError::into_inner).allow(&key, Instant::now());
+        let sentence = "this pod asks for certificates too often; ask again in some seconds";
+        if allowed { Ok(()) } else { Err((Status::resource_exhausted(sentence), "rate")) }
+    }
+
+    fn sign(&self, caller: &TokenIdentity, csr: &str, seconds: i64) -> Result<Vec<String>, SignError> {
+        let nobody = || SignError::Issuer(format!("{caller} has no valid identity"));
+        let identity = caller.pod.identity.clone().ok_or_else(nobody)?;
+        let asked = u64::try_from(seconds).map_err(|_| SignError::Lifetime)?;
+        let asked = if asked == 0 { self.leaf_lifetime } else { Duration::from_secs(asked) };
+        let request = sign::check(csr, &identity)?;
+        let subject = Subject { identity, dns: Vec::new() };
+        let lifetime = asked.min(self.leaf_lifetime);
+        let chain = self.authority.sign(&request, &subject, lifetime, SystemTime::now())?;
+        Ok(chain.iter().map(|der| trust::pem_of("CERTIFICATE", der)).collect())
+    }
+}
+
+fn refuse(error: &CallerError) -> Status {
+    tracing::warn!(%error, "refused a signing request");
+    Status::unauthenticated(error.to_string())
+}
+
+fn status(error: &SignError) -> Status {
+    match error {
+        SignError::Issuer(_) => Status::internal(error.to_string()),
+        SignError::Authority | SignError::ForeignName { .. } => Status::permission_denied(error.to_string()),
+        _ => Status::invalid_argument(error.to_string()),
+    }
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for CertificateService {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        match self.answer(request) {
+            Ok(response) => {
+                self.metrics.signed("ok");
+                Ok(Response::new(response))
+            }
+            Err((status, result)) => {
+                self.metrics.signed(result);
+                Err(status)
+            }
+        }
+    }
+}

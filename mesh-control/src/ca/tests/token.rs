@@ -1,0 +1,180 @@
+//! Tokens and callers: a table of tokens that prove nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::KeyPair;
+use serde_json::{Value, json};
+
+use super::super::caller::{Authenticator, Caller, CallerError};
+use super::super::token::{Pods, TokenVerifier};
+use crate::model::WorkloadKey;
+use crate::model::workload::Workload;
+use crate::serve::tests::node::pod;
+
+struct FakePods(BTreeMap<String, (Workload, Option<String>)>);
+
+impl Pods for FakePods {
+    fn live_pod(&self, namespace: &str, name: &str) -> Option<Arc<Workload>> {
+        let (workload, _) = self.0.get(name)?;
+        (workload.key.namespace == namespace && workload.live).then(|| Arc::new(workload.clone()))
+    }
+
+    fn pod_uid(&self, key: &WorkloadKey) -> Option<String> {
+        self.0.get(&key.name)?.1.clone()
+    }
+}
+
+fn pods() -> FakePods {
+    let dead = Workload { live: false, ..pod("dead-1", "web", "10.0.0.3") };
+    FakePods(BTreeMap::from([
+        ("web-1".to_owned(), (pod("web-1", "web", "10.0.0.1"), Some("uid-1".to_owned()))),
+        ("db-1".to_owned(), (pod("db-1", "db", "10.0.0.2"), None)),
+        ("dead-1".to_owned(), (dead, None)),
+    ]))
+}
+
+fn claims() -> Value {
+    let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
+    json!({
+        "iss": "mesh", "aud": ["mesh-ca"], "iat": now, "nbf": now, "exp": now + 600,
+        "sub": "system:serviceaccount:shop:web",
+        "kubernetes.io": {
+            "namespace": "shop",
+            "pod": { "name": "web-1", "uid": "uid-1" },
+            "serviceaccount": { "name": "web", "uid": "sa-uid" },
+        },
+    })
+}
+
+fn mint(signer: &KeyPair, header: &Header, claims: &Value) -> String {
+    jsonwebtoken::encode(
+        header,
+        claims,
+        &EncodingKey::from_ec_pem(signer.serialize_pem().as_bytes()).unwrap(),
+    )
+    .unwrap()
+}
+
+/// The claims with one of them replaced, or removed by null.
+fn with(path: &str, value: Value) -> Value {
+    let mut claims = claims();
+    let (parent, field) = path.rsplit_once('/').unwrap();
+    let parent = claims.pointer_mut(parent).unwrap().as_object_mut().unwrap();
+    match value {
+        Value::Null => _ = parent.remove(field),
+        value => _ = parent.insert(field.to_owned(), value),
+    }
+    claims
+}
+
+#[test]
+fn a_good_token_proves_its_pod() {
+    let signer = KeyPair::generate().unwrap();
+    let verifier = TokenVerifier::new(&signer);
+    let proven = verifier.verify(&mint(&signer, &Header::new(Algorithm::ES256), &claims()), &pods()).unwrap();
+    assert_eq!(proven.pod.key.name, "web-1");
+    // A manifest without a uid takes any; more audiences than ours do no harm.
+    let mut db = with("/kubernetes.io/pod", json!({ "name": "db-1" }));
+    db["sub"] = json!("system:serviceaccount:shop:db");
+    db["kubernetes.io"]["serviceaccount"]["name"] = json!("db");
+    db["aud"] = json!(["other", "mesh-ca"]);
+    verifier.verify(&mint(&signer, &Header::new(Algorithm::ES256), &db), &pods()).unwrap();
+}
+
+#[test]
+fn tokens_that_prove_nothing() {
+    let (signer, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let verifier = TokenVerifier::new(&signer);
+    let es256 = Header::new(Algorithm::ES256);
+    let now = claims()["iat"].as_i64().unwrap();
+    let pod_of = |name: &str, uid: &str| with("/kubernetes.io/pod", json!({ "name": name, "uid": uid }));
+    let mut bad: Vec<(&str, Value, &str)> = vec![
+        ("expired", with("/exp", json!(now - 60)), "expired"),
+        ("no end", with("/exp", Value::Null), "no exp"),
+        ("not yet", with("/nbf", json!(now + 600)), "not valid yet"),
+        ("no begin", with("/nbf", Value::Null), "no nbf"),
+        ("another audience", with("/aud", json!(["kubernetes"])), "audience"),
+        ("no audience", with("/aud", Value::Null), "no aud"),
+        ("empty audience", with("/aud", json!([])), "audience"),
+        ("another issuer", with("/iss", json!("kubernetes/serviceaccount")), "issuer"),
+        ("no issuer", with("/iss", Value::Null), "no iss"),
+        ("no subject", with("/sub", Value::Null), "no"),
+        ("another subject", with("/sub", json!("system:serviceaccount:shop:db")), "subject"),
+        ("a user", with("/sub", json!("alice")), "subject"),
+        ("no pod", with("/kubernetes.io/pod", Value::Null), "cannot be read"),
+        ("no claims", with("/kubernetes.io", Value::Null), "cannot be read"),
+        ("unknown pod", pod_of("web-9", "uid-1"), "does not run"),
+        ("dead pod", pod_of("dead-1", ""), "does not run"),
+        ("earlier pod", pod_of("web-1", "uid-0"), "earlier pod"),
+        ("no uid", pod_of("web-1", ""), "earlier pod"),
+        ("another pod's", pod_of("db-1", ""), "the pod runs as \"db\""),
+    ];
+    let mut elsewhere = with("/sub", json!("system:serviceaccount:prod:web"));
+    elsewhere["kubernetes.io"]["namespace"] = json!("prod");
+    bad.push(("another namespace", elsewhere, "does not run"));
+    for (what, claims, reason) in bad {
+        let error = verifier.verify(&mint(&signer, &es256, &claims), &pods()).expect_err(what).to_string();
+        assert!(error.contains(reason), "{what}: {error}");
+    }
+
+    let good = mint(&signer, &es256, &claims());
+    let mut parts: Vec<&str> = good.split('.').collect();
+    let no_signature = format!("{}.{}.", parts[0], parts[1]);
+    let hs256 = jsonwebtoken::encode(
+        &Header::new(Algorithm::HS256),
+        &claims(),
+        &EncodingKey::from_secret(signer.public_key_pem().as_bytes()),
+    );
+    let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
+    parts[0] = none;
+    for (what, token) in [
+        ("nothing", String::new()),
+        ("garbage", "a.b.c".to_owned()),
+        ("no signature", no_signature),
+        ("algorithm none", format!("{none}.{}.", parts[1])),
+        ("algorithm none, signed", parts.join(".")),
+        ("public key as secret", hs256.unwrap()),
+        ("another signer", mint(&other, &es256, &claims())),
+        ("too large", format!("{good}{}", "a".repeat(10_000))),
+    ] {
+        assert!(verifier.verify(&token, &pods()).is_err(), "{what}");
+    }
+}
+
+#[test]
+fn who_is_asking() {
+    let signer = KeyPair::generate().unwrap();
+    let authenticator = Authenticator::new(TokenVerifier::new(&signer), Arc::new(pods()));
+    let good = format!("Bearer {}", mint(&signer, &Header::new(Algorithm::ES256), &claims()));
+    let headers = |values: &[&str]| {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, value.parse().unwrap());
+        }
+        headers
+    };
+    let certificate = Some("spiffe://cluster.local/ns/shop/sa/db".parse().unwrap());
+
+    let by_token = authenticator.stream(&headers(&[&good]), None).unwrap();
+    assert!(by_token.is(&pod("web-1", "web", "10.0.0.1")) && !by_token.is(&pod("web-2", "web", "10.0.0.9")));
+    let by_certificate = authenticator.stream(&headers(&[]), certificate.clone()).unwrap();
+    assert!(
+        by_certificate.is(&pod("db-7", "db", "10.0.0.1"))
+            && !by_certificate.is(&pod("web-1", "web", "10.0.0.1"))
+    );
+    // The certificate is what counts once there is one.
+    assert!(matches!(
+        authenticator.stream(&headers(&["Bearer old"]), certificate),
+        Ok(Caller::Certificate(_))
+    ));
+
+    assert_eq!(authenticator.stream(&headers(&[]), None).unwrap_err(), CallerError::Nothing);
+    assert_eq!(authenticator.token(&headers(&[])).unwrap_err(), CallerError::NoToken);
+    for values in [&["Basic x"][..], &["token"], &[&good, &good]] {
+        assert_eq!(authenticator.token(&headers(values)).unwrap_err(), CallerError::Header);
+    }
+}

@@ -1,0 +1,119 @@
+//! Pod. Its spec is the kubelet's: the mesh reads who it is, where it is, and what it is called in metrics.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use mesh_common::xds::names::TLS_MODE_LABEL;
+
+use super::invalid;
+use crate::api::InvalidObject;
+use crate::model::WorkloadKey;
+use crate::model::store::input::PodInput;
+use crate::model::workload::{Workload, WorkloadKind};
+
+pub(super) fn pod(key: &WorkloadKey, pod: &core::Pod) -> Result<PodInput, InvalidObject> {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let status = pod.status.clone().unwrap_or_default();
+    let labels = pod.metadata.labels.clone().unwrap_or_default();
+    let label =
+        |names: &[&str]| names.iter().find_map(|name| labels.get(*name)).filter(|value| !value.is_empty());
+
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    let ips = status.pod_ips.unwrap_or_default().into_iter().map(|ip| ip.ip);
+    for text in status.pod_ip.into_iter().chain(ips).filter(|text| !text.is_empty()) {
+        let ip =
+            text.parse().map_err(|_| invalid("/status/podIPs", format!("{text:?} is not an IP address")))?;
+        if !addresses.contains(&ip) {
+            addresses.push(ip);
+        }
+    }
+
+    let (workload_name, workload_kind) = owner(&key.name, pod.metadata.owner_references.as_deref(), &labels);
+    let workload_name = label(&["service.istio.io/workload-name"]).cloned().unwrap_or(workload_name);
+    let canonical = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+    let revision = label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+    let service_account = spec.service_account_name.filter(|name| !name.is_empty());
+    // A finished pod keeps its object, while its address goes to another.
+    let finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    Ok(PodInput {
+        uid: pod.metadata.uid.clone().filter(|uid| !uid.is_empty()),
+        workload: Workload {
+            key: key.clone(),
+            addresses,
+            host_network: spec.host_network.unwrap_or(false),
+            identity: None,
+            service_account: service_account.unwrap_or_else(|| "default".to_owned()),
+            meshed: labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio"),
+            canonical_service: canonical.unwrap_or(&workload_name).clone(),
+            canonical_revision: revision.cloned().unwrap_or_else(|| "latest".to_owned()),
+            app: label(&["app"]).cloned().unwrap_or_default(),
+            version: label(&["version"]).cloned().unwrap_or_default(),
+            workload_name,
+            workload_kind,
+            node: spec.node_name.unwrap_or_default(),
+            zone: String::new(),
+            region: String::new(),
+            labels,
+            live: !finished,
+        },
+    })
+}
+
+/// Who keeps the pod alive, as people know it: the Deployment, not its ReplicaSet; the CronJob, not its Job.
+fn owner(
+    pod: &str,
+    owners: Option<&[OwnerReference]>,
+    labels: &BTreeMap<String, String>,
+) -> (String, WorkloadKind) {
+    let mut owners = owners.into_iter().flatten();
+    let Some(owner) = owners.find(|owner| owner.controller == Some(true)) else {
+        return (pod.to_owned(), WorkloadKind::Pod);
+    };
+    let name = owner.name.clone();
+    match owner.kind.as_str() {
+        "ReplicaSet" => {
+            let hash = labels.get("pod-template-hash").map(|hash| format!("-{hash}"));
+            let deployment = hash.and_then(|hash| name.strip_suffix(&hash).map(str::to_owned));
+            (deployment.unwrap_or(name), WorkloadKind::Deployment)
+        }
+        "Job" => match name.rsplit_once('-') {
+            // The CronJob controller appends the minute of the run.
+            Some((cron, run)) if (8..=10).contains(&run.len()) && run.bytes().all(|b| b.is_ascii_digit()) => {
+                (cron.to_owned(), WorkloadKind::CronJob)
+            }
+            _ => (name, WorkloadKind::Job),
+        },
+        _ => (name, WorkloadKind::Deployment),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners() {
+        let labels = [("pod-template-hash".to_owned(), "abc12".to_owned())].into();
+        let cases = [
+            ("ReplicaSet", "reviews-v1-abc12", "reviews-v1", WorkloadKind::Deployment),
+            ("ReplicaSet", "standalone", "standalone", WorkloadKind::Deployment),
+            ("StatefulSet", "db", "db", WorkloadKind::Deployment),
+            ("Job", "once", "once", WorkloadKind::Job),
+            ("Job", "backup-28371234", "backup", WorkloadKind::CronJob),
+            ("Job", "backup-v2", "backup-v2", WorkloadKind::Job),
+        ];
+        for (kind, name, expected, expected_kind) in cases {
+            let reference = OwnerReference {
+                kind: kind.to_owned(),
+                name: name.to_owned(),
+                controller: Some(true),
+                ..OwnerReference::default()
+            };
+            let found = owner("pod", Some(&[reference]), &labels);
+            assert_eq!(found, (expected.to_owned(), expected_kind), "{kind} {name}");
+        }
+        assert_eq!(owner("pod", None, &labels), ("pod".to_owned(), WorkloadKind::Pod));
+    }
+}

@@ -1,0 +1,45 @@
+//! The control plane binary: reads the command line, runs until it is told to stop.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+use mesh_common::{process, telemetry};
+use mesh_control::app::App;
+use mesh_control::options::Options;
+
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => return print_usage(&error),
+    };
+    match Box::pin(run(options)).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+async fn run(options: Options) -> anyhow::Result<()> {
+    let log_level = telemetry::log::init(&options.log)?;
+    let app = Box::pin(App::start(&options, Some(log_level))).await?;
+    let signal = process::terminated().await?;
+    tracing::info!(signal, "stopping");
+    if !app.stop(DRAIN_DEADLINE).await {
+        tracing::warn!("some streams did not end in time");
+    }
+    Ok(())
+}
+
+/// Help and version go to standard output with success, mistakes to standard error with 1.
+fn print_usage(error: &clap::Error) -> ExitCode {
+    if error.print().is_err() || error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+#[allow(clippy::print_stderr)] // the last word of the process; logging may not be set up
+fn fail(sentence: &str) -> ExitCode {
+    eprintln!("mesh-control: {sentence}");
+    ExitCode::FAILURE
+}

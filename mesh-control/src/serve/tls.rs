@@ -1,0 +1,287 @@
+//! The TLS side of the server: TLS 1.3, our own certificate renewed live, client certificates optional and
+//! checked. A connection whose client shows a certificate that names no workload of this mesh is closed, and
+//! one that does not finish its handshake in time too.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use mesh_common::process::DrainGuard;
+use mesh_common::spiffe::SpiffeId;
+use mesh_common::trust;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::task::TaskTracker;
+use tonic::transport::server::Connected;
+
+use super::metrics::Metrics;
+use crate::ca::root::Authority;
+use crate::ca::sign::{SignError, Subject};
+use crate::model::facts::Facts as _;
+use crate::model::store::SharedModel;
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_HANDSHAKES: usize = 256;
+const MAX_CONNECTIONS: usize = 20_000;
+/// The wall clock is read again at least this often: a machine that slept must not serve an old certificate.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Why the server has no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsSetupError {
+    /// Our own certificate cannot be made.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// rustls refuses it.
+    #[error("TLS cannot be set up: {0}")]
+    Rustls(#[from] rustls::Error),
+    /// The client verifier cannot be made.
+    #[error("client certificates cannot be verified: {0}")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+}
+
+/// The serving certificate, issued by our own authority and replaced before it ends.
+#[derive(Debug)]
+pub struct ServingCertificate {
+    authority: Arc<Authority>,
+    subject: Subject,
+    lifetime: Duration,
+    current: ArcSwap<CertifiedKey>,
+}
+
+impl ServingCertificate {
+    /// Issues the first one.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn issue(
+        authority: Arc<Authority>,
+        subject: Subject,
+        lifetime: Duration,
+    ) -> Result<Self, TlsSetupError> {
+        let current = ArcSwap::from_pointee(certified_key(&authority, &subject, lifetime)?);
+        Ok(Self { authority, subject, lifetime, current })
+    }
+
+    /// Replaces it at half of its life, until the process drains.
+    pub async fn renew(&self, mut guard: DrainGuard) {
+        let mut due = SystemTime::now() + self.lifetime / 2;
+        loop {
+            let wait = due.duration_since(SystemTime::now()).unwrap_or_default().min(CLOCK_INTERVAL);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = guard.draining() => return,
+            }
+            if SystemTime::now() < due {
+                continue;
+            }
+            due = SystemTime::now() + self.lifetime / 2;
+            match certified_key(&self.authority, &self.subject, self.lifetime) {
+                Ok(next) => self.current.store(Arc::new(next)),
+                Err(error) => {
+                    tracing::error!(%error, "the serving certificate cannot be renewed; trying again");
+                    due = SystemTime::now() + CLOCK_INTERVAL.min(self.lifetime / 10);
+                }
+            }
+        }
+    }
+}
+
+impl ResolvesServerCert for ServingCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+}
+
+fn certified_key(
+    authority: &Authority,
+    subject: &Subject,
+    lifetime: Duration,
+) -> Result<CertifiedKey, TlsSetupError> {
+    let (chain, key) = authority.own_certificate(subject, lifetime, SystemTime::now())?;
+    Ok(CertifiedKey::from_der(chain, key.to_der(), &trust::provider())?)
+}
+
+/// The server's TLS settings.
+///
+/// # Errors
+/// When the roots cannot be used.
+pub fn server_config(certificate: Arc<ServingCertificate>) -> Result<rustls::ServerConfig, TlsSetupError> {
+    let roots = Arc::new(certificate.authority.bundle().root_store());
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, trust::provider())
+        .allow_unauthenticated()
+        .build()?;
+    let mut config = rustls::ServerConfig::builder_with_provider(trust::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session would carry a client certificate that nobody checks again.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub struct PeerInfo {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The identity in its client certificate, verified.
+    pub identity: Option<SpiffeId>,
+}
+
+/// A connection after its handshake. Counts as one of the connections of the server until it is dropped.
+pub struct Connection {
+    io: TlsStream<TcpStream>,
+    peer: PeerInfo,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = PeerInfo;
+
+    fn connect_info(&self) -> PeerInfo {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Accepts connections and shakes hands with many at once.
+pub struct Acceptor {
+    acceptor: TlsAcceptor,
+    model: SharedModel,
+    metrics: Arc<Metrics>,
+    handshakes: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+}
+
+impl Acceptor {
+    /// With these settings, for clients of the model's trust domain.
+    pub fn new(config: rustls::ServerConfig, model: SharedModel, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            model,
+            metrics,
+            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        })
+    }
+
+    /// Accepts until the process drains; finished connections go to `ready`.
+    pub async fn run(
+        self: Arc<Self>,
+        listener: TcpListener,
+        ready: mpsc::Sender<std::io::Result<Connection>>,
+        tasks: TaskTracker,
+        mut guard: DrainGuard,
+    ) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.accept(&listener) => accepted,
+                () = guard.draining() => return,
+            };
+            let Some((socket, address, shaking, slot)) = accepted else { continue };
+            let (this, ready, mut guard) = (Arc::clone(&self), ready.clone(), guard.clone());
+            tasks.spawn(async move {
+                let connection = tokio::select! {
+                    connection = this.handshake(socket, address, slot) => connection,
+                    () = guard.draining() => return,
+                };
+                drop(shaking);
+                match connection {
+                    Ok(connection) => {
+                        if ready.send(Ok(connection)).await.is_err() {
+                            tracing::debug!("the server has stopped");
+                        }
+                    }
+                    Err(reason) => {
+                        this.metrics.failed_handshakes.inc();
+                        tracing::warn!(peer = %address, reason, "a TLS handshake failed");
+                    }
+                }
+            });
+        }
+    }
+
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+    ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+        // Slots first: what we cannot serve waits in the kernel's queue.
+        let slot = Arc::clone(&self.connections).acquire_owned().await.ok()?;
+        let shaking = Arc::clone(&self.handshakes).acquire_owned().await.ok()?;
+        match listener.accept().await {
+            Ok((socket, address)) => Some((socket, address, shaking, slot)),
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be accepted");
+                // Out of descriptors, most likely: without a pause this loop would take a whole core.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                None
+            }
+        }
+    }
+
+    async fn handshake(
+        &self,
+        socket: TcpStream,
+        address: SocketAddr,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<Connection, String> {
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY cannot be set");
+        }
+        let io = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(socket))
+            .await
+            .map_err(|_| format!("it took longer than {} s", HANDSHAKE_TIMEOUT.as_secs()))?
+            .map_err(|error| error.to_string())?;
+        let identity = self.identity(io.get_ref().1)?;
+        Ok(Connection { io, peer: PeerInfo { address, identity }, _slot: slot })
+    }
+
+    /// webpki has checked the chain; it does not look at URI names, so this does.
+    fn identity(&self, session: &rustls::ServerConnection) -> Result<Option<SpiffeId>, String> {
+        let Some(leaf) = session.peer_certificates().and_then(<[_]>::first) else { return Ok(None) };
+        let identity = trust::identity_of(leaf).map_err(|error| error.to_string())?;
+        let settings = self.model.read().settings();
+        if identity.trust_domain() != settings.trust_domain {
+            return Err(format!("{identity} is of another trust domain than {}", settings.trust_domain));
+        }
+        Ok(Some(identity))
+    }
+}

@@ -1,0 +1,205 @@
+//! The aggregated discovery service on the wire. The messages that go out are written here by hand, field
+//! numbers as published by Envoy, because a resource's body is one shared buffer and never a copy per stream.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use mesh_common::xds::ResourceType;
+use mesh_common::xds::proto::service::discovery::v3::{
+    DeltaDiscoveryRequest, DiscoveryRequest, DiscoveryResponse,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use super::delta::{DeltaRequest, DeltaResponse};
+
+/// `envoy.service.discovery.v3.DeltaDiscoveryResponse`, the part that is sent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WireResponse {
+    /// New and changed resources.
+    #[prost(message, repeated, tag = "2")]
+    pub resources: Vec<WireResource>,
+    /// The type of all of them.
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    /// To be repeated in the answer.
+    #[prost(string, tag = "5")]
+    pub nonce: String,
+    /// Names that stand for nothing.
+    #[prost(string, repeated, tag = "6")]
+    pub removed_resources: Vec<String>,
+}
+
+/// `envoy.service.discovery.v3.Resource`, the part that is sent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WireResource {
+    /// Its version.
+    #[prost(string, tag = "1")]
+    pub version: String,
+    /// Its body.
+    #[prost(message, optional, tag = "2")]
+    pub resource: Option<WireAny>,
+    /// Its name.
+    #[prost(string, tag = "3")]
+    pub name: String,
+}
+
+/// `google.protobuf.Any` over a shared buffer.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WireAny {
+    /// The type.
+    #[prost(string, tag = "1")]
+    pub type_url: String,
+    /// The encoded message.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub value: Bytes,
+}
+
+impl From<DeltaResponse> for WireResponse {
+    fn from(response: DeltaResponse) -> Self {
+        let DeltaResponse { kind, nonce, resources, removed } = response;
+        let resource = |(name, resource): (Arc<str>, Arc<super::cache::Resource>)| WireResource {
+            version: resource.version.to_string(),
+            resource: Some(WireAny { type_url: kind.url().to_owned(), value: resource.body.clone() }),
+            name: name.to_string(),
+        };
+        Self {
+            resources: resources.into_iter().map(resource).collect(),
+            type_url: kind.url().to_owned(),
+            nonce,
+            removed_resources: removed.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// When it has a type that is not served, or a field that is not.
+pub fn decode(request: DeltaDiscoveryRequest) -> Result<(ResourceType, DeltaRequest), Status> {
+    let DeltaDiscoveryRequest {
+        // Taken from the first request by whoever opens the stream; later ones may repeat it.
+        node: _,
+        type_url,
+        resource_names_subscribe,
+        resource_names_unsubscribe,
+        resource_locators_subscribe,
+        resource_locators_unsubscribe,
+        initial_resource_versions,
+        response_nonce,
+        error_detail,
+    } = request;
+    if !resource_locators_subscribe.is_empty() || !resource_locators_unsubscribe.is_empty() {
+        return Err(Status::invalid_argument(
+            "resource_locators_subscribe and resource_locators_unsubscribe are not supported; use resource names",
+        ));
+    }
+    let kind = ResourceType::from_url(&type_url).ok_or_else(|| {
+        Status::invalid_argument(format!("type_url: resources of type {type_url:?} are not served"))
+    })?;
+    let request = DeltaRequest {
+        subscribe: resource_names_subscribe,
+        unsubscribe: resource_names_unsubscribe,
+        initial_versions: initial_resource_versions,
+        nonce: response_nonce,
+        error: error_detail.map(|status| status.message),
+    };
+    Ok((kind, request))
+}
+
+/// The messages of one stream, as they go out.
+pub type Outgoing = ReceiverStream<Result<WireResponse, Status>>;
+
+/// Takes streams.
+pub trait DeltaHandler: Send + Sync + 'static {
+    /// Takes a stream. Answers at once, before the first request: the client may wait for that.
+    ///
+    /// # Errors
+    /// When the caller cannot be told or the server takes no more streams.
+    fn open(&self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Result<Outgoing, Status>;
+}
+
+/// The service.
+pub struct DiscoveryService<H>(Arc<H>);
+
+impl<H> Clone for DiscoveryService<H> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// Requests above this size are refused.
+const MAX_REQUEST_BYTES: usize = 4 << 20;
+
+impl<H: DeltaHandler> DiscoveryService<H> {
+    /// The service on top of a handler.
+    pub fn new(handler: Arc<H>) -> Self {
+        Self(handler)
+    }
+}
+
+impl<H> NamedService for DiscoveryService<H> {
+    const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+}
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+impl<H: DeltaHandler> tower::Service<http::Request<Body>> for DiscoveryService<H> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Boxed<Result<http::Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            Ok(match request.uri().path().rsplit('/').next() {
+                Some("DeltaAggregatedResources") => {
+                    let codec = ProstCodec::<WireResponse, DeltaDiscoveryRequest>::default();
+                    let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST_BYTES);
+                    grpc.streaming(service, request).await
+                }
+                Some("StreamAggregatedResources") => {
+                    let codec = ProstCodec::<DiscoveryResponse, DiscoveryRequest>::default();
+                    Grpc::new(codec).streaming(StateOfTheWorld, request).await
+                }
+                _ => Status::unimplemented("there is no such method").into_http(),
+            })
+        })
+    }
+}
+
+impl<H: DeltaHandler> StreamingService<DeltaDiscoveryRequest> for DiscoveryService<H> {
+    type Response = WireResponse;
+    type ResponseStream = Outgoing;
+    type Future = Boxed<Result<Response<Outgoing>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
+        let opened = self.0.open(request).map(Response::new);
+        Box::pin(std::future::ready(opened))
+    }
+}
+
+/// The other form of the protocol, which sends everything again with every change.
+struct StateOfTheWorld;
+
+impl StreamingService<DiscoveryRequest> for StateOfTheWorld {
+    type Response = DiscoveryResponse;
+    type ResponseStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
+    type Future = Boxed<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, _: Request<Streaming<DiscoveryRequest>>) -> Self::Future {
+        Box::pin(std::future::ready(Err(Status::unimplemented(
+            "state-of-the-world streams are not served; use incremental ones (DeltaAggregatedResources)",
+        ))))
+    }
+}

@@ -1,0 +1,6 @@
+//! Where objects come from. Each source ends in the same events: a folder is not a second code path.
+
+pub mod files;
+pub mod folder;
+pub mod manifests;
+pub mod yaml;

@@ -1,0 +1,163 @@
+//! A client of the discovery and certificate services, built on Envoy's own messages.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use mesh_common::trust::{self, TrustBundle, WorkloadCertificate};
+use mesh_common::xds::ResourceType;
+use mesh_common::xds::proto::config::core::v3::Node;
+use mesh_common::xds::proto::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use mesh_common::xds::proto::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use mesh_common::xds::protobuf::value::Kind;
+use mesh_common::xds::protobuf::{Struct, Value};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Status, Streaming};
+
+use crate::world::{Pod, World};
+
+pub(crate) const SERVER_NAME: &str = "mesh-control.mesh-system.svc";
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection, with a client certificate or without.
+pub(crate) async fn connect(
+    address: SocketAddr,
+    bundle: &TrustBundle,
+    name: &'static str,
+    certificate: Option<WorkloadCertificate>,
+) -> Result<Channel, tonic::transport::Error> {
+    let config = rustls::ClientConfig::builder_with_provider(trust::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(bundle.root_store());
+    let mut config = match certificate {
+        Some(own) => config.with_client_auth_cert(own.chain.clone(), own.key.to_der()).unwrap(),
+        None => config.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let dial = tower::service_fn(move |_: Uri| {
+        let connector = connector.clone();
+        async move {
+            let socket = TcpStream::connect(address).await?;
+            let name = rustls_pki_types::ServerName::try_from(name).map_err(std::io::Error::other)?;
+            connector.connect(name, socket).await.map(TokioIo::new)
+        }
+    });
+    Endpoint::from_static("http://mesh-control").connect_with_connector(dial).await
+}
+
+pub(crate) fn node(pod: Pod) -> Node {
+    let Pod { name, account, ip } = pod;
+    let fields = [
+        ("GENERATOR", "mesh-proxy"),
+        ("NAMESPACE", "shop"),
+        ("NAME", name),
+        ("SERVICE_ACCOUNT", account),
+        ("CLUSTER_ID", "Kubernetes"),
+        ("NETWORK", ""),
+        ("INSTANCE_IPS", ip),
+    ];
+    let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+    let fields = fields.into_iter().map(|(field, text)| (field.to_owned(), value(text))).collect();
+    let id = format!("sidecar~{ip}~{name}.shop~shop.svc.cluster.local");
+    Node { id, metadata: Some(Struct { fields }), ..Node::default() }
+}
+
+/// One stream.
+pub(crate) struct Stream {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+    node: Option<Node>,
+}
+
+impl Stream {
+    /// A stream of a pod with its token.
+    pub(crate) async fn open(world: &World, pod: Pod) -> Self {
+        Self::open_at(world, world.xds(), pod).await
+    }
+
+    pub(crate) async fn open_at(world: &World, address: SocketAddr, pod: Pod) -> Self {
+        let channel = connect(address, &world.bundle(), SERVER_NAME, None).await.unwrap();
+        Self::over(channel, Some(&world.token(pod)), node(pod)).await.unwrap()
+    }
+
+    pub(crate) async fn over(channel: Channel, token: Option<&str>, node: Node) -> Result<Self, Status> {
+        let (requests, receiver) = mpsc::channel(16);
+        let mut request = Request::new(ReceiverStream::new(receiver));
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        let mut client = AggregatedDiscoveryServiceClient::new(channel);
+        let responses = client.delta_aggregated_resources(request).await?.into_inner();
+        Ok(Self { requests, responses, node: Some(node) })
+    }
+
+    pub(crate) async fn send(&mut self, mut request: DeltaDiscoveryRequest) {
+        request.node = self.node.take();
+        // A stream that was refused takes no requests; the refusal is what the caller reads next.
+        self.requests.send(request).await.ok();
+    }
+
+    pub(crate) async fn subscribe(&mut self, kind: ResourceType, names: &[&str]) {
+        self.resume(kind, names, HashMap::new()).await;
+    }
+
+    pub(crate) async fn resume(&mut self, kind: ResourceType, names: &[&str], held: HashMap<String, String>) {
+        self.send(DeltaDiscoveryRequest {
+            type_url: kind.url().to_owned(),
+            resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
+            initial_resource_versions: held,
+            ..DeltaDiscoveryRequest::default()
+        })
+        .await;
+    }
+
+    /// The next response, acknowledged.
+    pub(crate) async fn next(&mut self) -> DeltaDiscoveryResponse {
+        let response = self.try_next().await.unwrap();
+        self.send(DeltaDiscoveryRequest {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce.clone(),
+            ..DeltaDiscoveryRequest::default()
+        })
+        .await;
+        response
+    }
+
+    pub(crate) async fn try_next(&mut self) -> Result<DeltaDiscoveryResponse, Status> {
+        let next = tokio::time::timeout(PATIENCE, self.responses.message()).await;
+        let next = next.unwrap_or_else(|_| panic!("nothing came within {PATIENCE:?}"))?;
+        next.ok_or_else(|| Status::cancelled("the server closed the stream without a reason"))
+    }
+
+    /// The next response as text: its type, the names it has, `-` and the names it removes.
+    pub(crate) async fn told(&mut self) -> String {
+        summary(&self.next().await)
+    }
+
+    /// What is sent when these names are looked up.
+    pub(crate) async fn look_up(&mut self, kind: ResourceType, names: &[&str]) -> DeltaDiscoveryResponse {
+        self.subscribe(kind, names).await;
+        let response = self.next().await;
+        assert_eq!(response.type_url, kind.url());
+        response
+    }
+}
+
+pub(crate) fn summary(response: &DeltaDiscoveryResponse) -> String {
+    let kind = ResourceType::from_url(&response.type_url).unwrap().short().to_owned();
+    let names = response.resources.iter().map(|resource| resource.name.clone());
+    let removed = response.removed_resources.iter().map(|name| format!("-{name}"));
+    std::iter::once(kind).chain(names).chain(removed).collect::<Vec<_>>().join(" ")
+}
+
+/// Name and version of each resource.
+pub(crate) fn versions(response: &DeltaDiscoveryResponse) -> HashMap<String, String> {
+    response.resources.iter().map(|resource| (resource.name.clone(), resource.version.clone())).collect()
+}

@@ -1,0 +1,8 @@
+//! The real server on a real folder, over TLS: what clients are told, what they are not, and who is refused.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+mod certificates;
+mod client;
+mod refused;
+mod resources;
+mod world;

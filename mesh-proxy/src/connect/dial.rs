@@ -1,0 +1,108 @@
+//! One connection to one endpoint: TCP, then the mesh's mutual TLS when the endpoint takes it. An endpoint whose
+//! identity is not known is never dialled, and a failed handshake never ends in plaintext.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::UpstreamError;
+use crate::config::cluster::{Cluster, Endpoint, EndpointTls, UpstreamTls};
+use crate::connection::Io;
+use crate::telemetry::ResponseFlags;
+use crate::worker::Worker;
+
+/// Idle time before TCP asks whether the peer is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Whether connections to this endpoint are secured by the mesh.
+pub(crate) fn is_mutual(cluster: &Cluster, endpoint: &Endpoint) -> bool {
+    matches!((&cluster.tls, &endpoint.tls), (UpstreamTls::ByEndpoint(_), EndpointTls::Mutual(_)))
+}
+
+/// Dials `endpoint` within the cluster's time limit; `alpn` is what is spoken under mutual TLS.
+pub(crate) async fn dial(
+    worker: &Worker,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    alpn: &'static str,
+) -> Result<Io, UpstreamError> {
+    let limit = cluster.connect_timeout;
+    // Boxed: a handshake's state is large, and most requests find a connection in the pool.
+    let connecting = Box::pin(connect(worker, cluster, endpoint, alpn));
+    match tokio::time::timeout(limit, connecting).await {
+        Ok(result) => result,
+        Err(_) => Err(failed(endpoint.address, &format!("no connection within {limit:?}"))),
+    }
+}
+
+async fn connect(
+    worker: &Worker,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    alpn: &'static str,
+) -> Result<Io, UpstreamError> {
+    let (mesh, identity) = match (&cluster.tls, &endpoint.tls) {
+        (_, EndpointTls::Refused(reason)) => return Err(failed(endpoint.address, reason)),
+        (UpstreamTls::ByEndpoint(mesh), EndpointTls::Mutual(identity)) => (mesh, identity),
+        (UpstreamTls::None, EndpointTls::Mutual(_)) => {
+            return Err(failed(endpoint.address, "it takes mutual TLS only, and its cluster has none"));
+        }
+        (_, EndpointTls::Plaintext) => {
+            return Ok(tcp(worker, cluster, endpoint.address).await?.into());
+        }
+    };
+    let stream = tcp(worker, cluster, endpoint.address).await?;
+    let tls = worker.tls.connect(stream, mesh, identity, alpn).await;
+    tls.map(Io::from).map_err(|error| failed(endpoint.address, &error.to_string()))
+}
+
+async fn tcp(worker: &Worker, cluster: &Cluster, to: SocketAddr) -> Result<TcpStream, UpstreamError> {
+    open(source(cluster.bind, worker.source_ip, to.ip()), to)
+        .await
+        .map_err(|error| failed(to, &error.to_string()))
+}
+
+/// The address to dial from, if it matters: the cluster's own, else the pod's toward loopback endpoints. One of
+/// the other family cannot be used.
+fn source(bind: Option<IpAddr>, pod: Option<IpAddr>, to: IpAddr) -> Option<IpAddr> {
+    bind.or(pod.filter(|_| to.is_loopback())).filter(|from| from.is_ipv4() == to.is_ipv4())
+}
+
+async fn open(from: Option<IpAddr>, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(from) = from {
+        socket.bind(SocketAddr::new(from, 0))?;
+    }
+    socket.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    socket.connect(to).await
+}
+
+fn failed(to: SocketAddr, reason: &str) -> UpstreamError {
+    UpstreamError::new(
+        ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
+        format!("connection to endpoint {to} failed: {reason}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dials_from_where_the_peer_looks() {
+        let ip = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        for (bind, pod, to, expected) in [
+            (ip("127.0.0.6"), ip("127.0.0.11"), "127.0.0.1", ip("127.0.0.6")),
+            (None, ip("127.0.0.11"), "127.0.0.12", ip("127.0.0.11")),
+            (None, ip("10.0.0.1"), "10.0.0.2", None),
+            (None, None, "127.0.0.1", None),
+            (ip("127.0.0.6"), None, "::1", None),
+        ] {
+            assert_eq!(source(bind, pod, to.parse().unwrap()), expected, "{to}");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Connections to endpoints: dialled, secured, pooled. Nothing here chooses an endpoint, and nothing here
+//! ever falls back from mutual TLS to plaintext.
+
+pub(crate) mod dial;
+pub mod dns;
+pub(crate) mod http1;
+pub(crate) mod http2;
+pub(crate) mod tcp;
+
+use std::sync::Arc;
+
+use crate::config::cluster::{Endpoint, ServiceLabels, WorkloadLabels};
+use crate::connection::Io;
+use crate::telemetry::{ResponseFlags, Security};
+
+/// An open connection for opaque TCP.
+#[derive(Debug)]
+pub struct UpstreamTcp {
+    /// The bytes.
+    pub io: Io,
+    /// The endpoint that was dialled; none for an original destination.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// How the connection is secured.
+    pub security: Security,
+    /// The service, for metrics.
+    pub service: ServiceLabels,
+    /// The workload behind the endpoint, for metrics.
+    pub destination: Arc<WorkloadLabels>,
+}
+
+/// Why there is no upstream for a request or connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct UpstreamError {
+    /// In Envoy's terms.
+    pub flags: ResponseFlags,
+    /// For a person: what failed and what to look at.
+    pub reason: String,
+}
+
+impl UpstreamError {
+    pub(crate) fn new(flags: ResponseFlags, reason: impl Into<String>) -> Self {
+        Self { flags, reason: reason.into() }
+    }
+}

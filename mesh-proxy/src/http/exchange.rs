@@ -1,0 +1,314 @@
+//! One request: checked, routed, sent, answered. The steps stand here in their order; each of them lives in a
+//! module of its own.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{CONNECTION, HOST, TE, UPGRADE};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use mesh_common::xds::names::parse_route_name;
+use rand::Rng;
+
+use super::body::{ResponseBody, Source};
+use super::connection::Conn;
+use super::forward::{Plan, plan};
+use super::record::{Place, Record};
+use super::reply::Reply;
+use super::route::{self, Head};
+use super::upgrade::{self, Tunnel};
+use super::upstream::{self, Answer, Outgoing};
+use super::{headers, path, rewrite};
+use crate::cluster::{ClusterState, Destination};
+use crate::config::cluster::{ServiceLabels, UpstreamHttp};
+use crate::config::route::{Forward, Redirect, Route, RouteAction, RouteConfig, WeightedCluster};
+use crate::connection::Direction;
+use crate::telemetry::ResponseFlags;
+
+/// Serves one request. It never fails: what cannot be served is answered with the reason.
+pub(super) async fn handle(
+    conn: Rc<Conn>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let mut record = Record::new(&conn, &request);
+    let http1 = request.version() < Version::HTTP_2;
+    let mut response = match run(&conn, &mut record, request).await {
+        Ok(Served { answer, upgrade }) => deliver(&conn, record, answer, upgrade),
+        Err(reply) => reply.into_response(record),
+    };
+    if http1 && conn.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+/// An endpoint's answer, and the client's side of an upgrade if there is one.
+struct Served {
+    answer: Answer,
+    upgrade: Option<OnUpgrade>,
+}
+
+/// A request after its head was checked.
+struct Checked {
+    parts: Parts,
+    body: Rc<Source>,
+    authority: Authority,
+    upgrade: Option<(HeaderValue, OnUpgrade)>,
+}
+
+async fn run(conn: &Rc<Conn>, record: &mut Record, request: Request<Incoming>) -> Result<Served, Reply> {
+    let checked = check(conn, record, request)?;
+    let plan = plan(conn, &checked.authority, checked.parts.uri.scheme_str()).await?;
+    if let Some(format) = plan.access_log() {
+        let Parts { method, uri, version, headers, .. } = &checked.parts;
+        let line = record.log_request(format, method, uri, *version, headers);
+        line.authority = checked.authority.to_string();
+        line.request_id = headers::id_of(headers).into_owned();
+    }
+    match plan {
+        Plan::Routes { routes, target } => {
+            let config = routes.current(&conn.worker.store)?;
+            record.place = Place::Service(service_of(&config));
+            routed(conn, record, checked, &config, target.as_ref()).await
+        }
+        Plan::Cluster { name, target, .. } => {
+            let forward = Direct::default();
+            let cluster = cluster(conn, record, &name, StatusCode::SERVICE_UNAVAILABLE)?;
+            let target_path = original(&checked.parts.uri)?;
+            let outgoing = outgoing(record, checked, &cluster, target_path, &forward);
+            let destination = Destination { target: &target, app: conn.app };
+            let (outgoing, upgrade) = outgoing?;
+            let answer = upstream::send(&conn.worker, &cluster, destination, outgoing, record).await?;
+            Ok(Served { answer, upgrade })
+        }
+    }
+}
+
+fn check(conn: &Conn, record: &mut Record, mut request: Request<Incoming>) -> Result<Checked, Reply> {
+    let authority = headers::check(&request).map_err(|refused| {
+        Reply::failure(refused.status(), ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, refused.to_string())
+    })?;
+    let upgrade = headers::upgrade(&request).map(|to| (to, hyper::upgrade::on(&mut request)));
+    let (mut parts, incoming) = request.into_parts();
+    let body = Source::new(incoming);
+    record.request = Some(Rc::clone(&body));
+    headers::strip_hop_by_hop(&mut parts.headers, true);
+    if conn.direction == Direction::Inbound {
+        headers::trust_inbound(&mut parts.headers, conn.client_cert.as_ref());
+    }
+    headers::complete(&mut parts.headers);
+    Ok(Checked { parts, body, authority, upgrade })
+}
+
+async fn routed(
+    conn: &Rc<Conn>,
+    record: &mut Record,
+    checked: Checked,
+    config: &Arc<RouteConfig>,
+    target: Option<&crate::connection::Target>,
+) -> Result<Served, Reply> {
+    let uri = checked.parts.uri.clone();
+    let canonical = path::canonical(uri.path()).map_err(bad_path)?;
+    let head = Head {
+        authority: checked.authority.as_str(),
+        path: &canonical,
+        query: uri.query(),
+        method: &checked.parts.method,
+        headers: &checked.parts.headers,
+    };
+    let route = route::choose(config, &head).ok_or_else(|| no_route(config, &head))?;
+    if let Some(line) = &mut record.line {
+        line.route.clone_from(&route.name);
+    }
+    let forward = match &route.action {
+        RouteAction::Forward(forward) => forward,
+        RouteAction::Redirect(redirect) => return Err(redirected(redirect, route, &head)),
+        RouteAction::Respond { status, body } => {
+            return Err(Reply::direct(*status, body.clone(), route.response_headers.clone()));
+        }
+    };
+    let weighted = pick(forward)?;
+    let cluster = cluster(conn, record, &weighted.name, forward.cluster_not_found)?;
+    let new_path = new_path(&uri, Cow::clone(&canonical), forward, route)?;
+    if checked.upgrade.is_some() && !forward.upgrades {
+        let reason = "the route does not allow upgrades";
+        return Err(Reply::failure(StatusCode::FORBIDDEN, ResponseFlags::NONE, reason));
+    }
+    let changes = Direct { forward: Some((forward, route, weighted)) };
+    let (outgoing, upgrade) = outgoing(record, checked, &cluster, new_path, &changes)?;
+    let destination = Destination { target: target.unwrap_or(&conn.target), app: conn.app };
+    let mut answer = upstream::send(&conn.worker, &cluster, destination, outgoing, record).await?;
+    rewrite::headers(&weighted.response_headers, answer.response.headers_mut());
+    rewrite::headers(&route.response_headers, answer.response.headers_mut());
+    Ok(Served { answer, upgrade })
+}
+
+/// What a route changes; nothing when there is no route.
+#[derive(Default, Clone, Copy)]
+struct Direct<'a> {
+    forward: Option<(&'a Forward, &'a Route, &'a WeightedCluster)>,
+}
+
+fn pick(forward: &Forward) -> Result<&WeightedCluster, Reply> {
+    let total = route::total_weight(forward);
+    let point = if forward.clusters.len() < 2 || total == 0 { 0 } else { rand::rng().random_range(0..total) };
+    route::pick(forward, point).ok_or_else(|| {
+        Reply::failure(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            ResponseFlags::NO_CLUSTER,
+            "the route has no backend",
+        )
+    })
+}
+
+fn cluster(
+    conn: &Conn,
+    record: &mut Record,
+    name: &str,
+    not_found: StatusCode,
+) -> Result<Rc<ClusterState>, Reply> {
+    let cluster = conn.worker.cluster(name).ok_or_else(|| {
+        Reply::failure(
+            not_found,
+            ResponseFlags::NO_CLUSTER,
+            format!("the route's backend {name} does not exist"),
+        )
+    })?;
+    record.place = Place::Cluster(Rc::clone(&cluster));
+    Ok(cluster)
+}
+
+fn new_path(
+    uri: &Uri,
+    canonical: Cow<'_, str>,
+    forward: &Forward,
+    route: &Route,
+) -> Result<PathAndQuery, Reply> {
+    let rewritten = match &forward.path_rewrite {
+        Some(rewrite) => rewrite::path(rewrite, &route.matches.path, &canonical),
+        None => match canonical {
+            Cow::Borrowed(_) => return original(uri),
+            Cow::Owned(ref path) => Cow::Borrowed(path.as_str()),
+        },
+    };
+    let slash = if rewritten.starts_with('/') { rewritten } else { Cow::Owned(format!("/{rewritten}")) };
+    rewrite::path_and_query(&slash, uri.query()).ok_or_else(|| {
+        let reason = format!("route {} rewrites the path to {slash:?}, which is not a path", route.name);
+        Reply::failure(StatusCode::INTERNAL_SERVER_ERROR, ResponseFlags::NONE, reason)
+    })
+}
+
+fn original(uri: &Uri) -> Result<PathAndQuery, Reply> {
+    let path = uri.path_and_query().cloned();
+    path.ok_or_else(|| bad_path(path::InvalidPath::NotAbsolute))
+}
+
+/// The request as it goes out, and the client's side of an upgrade.
+fn outgoing(
+    record: &Record,
+    checked: Checked,
+    cluster: &ClusterState,
+    path: PathAndQuery,
+    changes: &Direct<'_>,
+) -> Result<(Outgoing, Option<OnUpgrade>), Reply> {
+    let Checked { parts, body, authority, upgrade } = checked;
+    let Parts { method, version, mut headers, .. } = parts;
+    let http2 = match cluster.config().http {
+        UpstreamHttp::Http2 => true,
+        UpstreamHttp::Http1 => false,
+        UpstreamHttp::AsDownstream => version == Version::HTTP_2,
+    } && upgrade.is_none();
+    let mut authority = authority.to_string();
+    let (mut timeout, mut per_try) = (None, None);
+    if let Some((forward, route, weighted)) = changes.forward {
+        rewrite::headers(&route.request_headers, &mut headers);
+        rewrite::headers(&weighted.request_headers, &mut headers);
+        if let Some(host) = forward.host_rewrite.as_ref().and_then(|host| host.to_str().ok()) {
+            authority = host.to_owned();
+        }
+        (timeout, per_try) = (forward.timeout, forward.per_try_timeout);
+    }
+    if http2 {
+        headers.remove(HOST);
+    } else {
+        headers.remove(TE);
+        let host = HeaderValue::try_from(&authority).map_err(|_| {
+            let reason = "the request's Host is not a header value";
+            Reply::failure(StatusCode::BAD_REQUEST, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, reason)
+        })?;
+        headers.insert(HOST, host);
+    }
+    let on_upgrade = upgrade.map(|(protocol, on)| {
+        switching(&mut headers, protocol);
+        on
+    });
+    let deadline = timeout.map(|timeout| record.start() + timeout);
+    let outgoing = Outgoing { method, headers, authority, path, http2, body, deadline, per_try };
+    Ok((outgoing, on_upgrade))
+}
+
+fn switching(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(UPGRADE, protocol);
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+}
+
+fn deliver(
+    conn: &Rc<Conn>,
+    mut record: Record,
+    answer: Answer,
+    upgrade: Option<OnUpgrade>,
+) -> Response<ResponseBody> {
+    let Answer { mut response, lease, deadline } = answer;
+    record.code = response.status().as_u16();
+    *response.version_mut() = Version::HTTP_11;
+    let protocol = response.headers().get(UPGRADE).cloned();
+    headers::strip_hop_by_hop(response.headers_mut(), false);
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        record.trailers(response.headers());
+        return response.map(|body| ResponseBody::upstream(body, record, lease, deadline));
+    }
+    let Some(downstream) = upgrade else {
+        let reason = "the upstream switched protocols without being asked";
+        let flags = ResponseFlags::UPSTREAM_CONNECTION_TERMINATION;
+        return Reply::failure(StatusCode::BAD_GATEWAY, flags, reason).into_response(record);
+    };
+    if let Some(protocol) = protocol {
+        switching(response.headers_mut(), protocol);
+    }
+    let upstream = hyper::upgrade::on(&mut response);
+    upgrade::spawn(Rc::clone(conn), Tunnel { downstream, upstream, lease, record });
+    response.map(|_| ResponseBody::local(bytes::Bytes::new(), None))
+}
+
+fn redirected(redirect: &Redirect, route: &Route, head: &Head<'_>) -> Reply {
+    match rewrite::location(redirect, &route.matches.path, head, "http") {
+        Some(location) => Reply::redirect(redirect.status, location, route.response_headers.clone()),
+        None => Reply::failure(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            ResponseFlags::NONE,
+            format!("route {} redirects to what is not a URL", route.name),
+        ),
+    }
+}
+
+fn no_route(config: &RouteConfig, head: &Head<'_>) -> Reply {
+    let reason = format!("no route of {} matches {} {}", config.name, head.method, head.path);
+    Reply::failure(StatusCode::NOT_FOUND, ResponseFlags::NO_ROUTE, reason)
+}
+
+fn bad_path(error: path::InvalidPath) -> Reply {
+    Reply::failure(StatusCode::BAD_REQUEST, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, error.to_string())
+}
+
+/// The service that a route configuration belongs to, from its name: what is counted when no cluster is chosen.
+fn service_of(config: &RouteConfig) -> ServiceLabels {
+    let Ok((host, _)) = parse_route_name(&config.name) else { return ServiceLabels::default() };
+    let mut labels = host.split('.');
+    let mut label = || labels.next().unwrap_or_default().to_owned();
+    ServiceLabels { host: host.to_owned(), name: label(), namespace: label() }
+}

@@ -1,0 +1,212 @@
+//! The command line, parsed into types that cannot be wrong. A bad flag is one sentence that names it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use mesh_common::options::{LogOptions, duration};
+use mesh_common::spiffe::{InvalidSpiffeId, SpiffeId, is_kubernetes_name, is_trust_domain};
+
+use crate::listener::InboundPort;
+
+/// The data plane of the mesh.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "mesh-proxy", version)]
+pub struct Options {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Carry a pod's traffic.
+    Run(Box<RunOptions>),
+}
+
+/// How a pod's traffic is carried.
+#[derive(Debug, Clone, Args)]
+pub struct RunOptions {
+    /// Where mesh-control serves configuration and certificates.
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
+    pub control: String,
+    /// The DNS name that mesh-control's certificate must carry.
+    #[arg(long, value_name = "NAME", default_value = "mesh-control.mesh-system.svc", value_parser = dns_name)]
+    pub control_name: String,
+    /// The mesh's roots, PEM, for the first contact; later ones come from mesh-control.
+    #[arg(long, value_name = "FILE")]
+    pub trust_bundle: PathBuf,
+    /// The service-account token; read again each time, because it is replaced.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: PathBuf,
+    /// Namespace of the pod.
+    #[arg(long, value_parser = kubernetes_name)]
+    pub namespace: String,
+    /// Name of the pod.
+    #[arg(long, value_parser = kubernetes_name)]
+    pub pod: String,
+    /// Service account of the pod.
+    #[arg(long, value_parser = kubernetes_name)]
+    pub service_account: String,
+    /// Address of the pod.
+    #[arg(long, value_name = "IP")]
+    pub pod_ip: IpAddr,
+    /// Trust domain of the mesh.
+    #[arg(long, default_value = "cluster.local", value_parser = trust_domain)]
+    pub trust_domain: String,
+    /// The cluster the pod runs in.
+    #[arg(long, default_value = "Kubernetes")]
+    pub cluster: String,
+    /// The network the pod's address belongs to; empty for the only one.
+    #[arg(long, default_value = "")]
+    pub network: String,
+    /// The Kubernetes node.
+    #[arg(long, default_value = "")]
+    pub node: String,
+    /// Take connections to LISTEN for the application at APP, both IP:PORT; may be given several times.
+    #[arg(long, value_name = "LISTEN=APP", value_parser = inbound)]
+    pub inbound: Vec<InboundPort>,
+    /// The forward-proxy port of the application: HTTP, CONNECT and SOCKS5.
+    #[arg(long, value_name = "IP:PORT")]
+    pub outbound: Option<SocketAddr>,
+    /// Health, metrics and debug pages.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15000")]
+    pub admin: SocketAddr,
+    /// Write the addresses to this file, as JSON, once they are served.
+    #[arg(long, value_name = "FILE")]
+    pub address_file: Option<PathBuf>,
+    /// Keep key and certificate here, so that a restart needs no mesh-control. Best on a memory volume.
+    #[arg(long, value_name = "DIR")]
+    pub identity_dir: Option<PathBuf>,
+    /// Threads that carry traffic; by default as many as the process may use CPUs.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+    /// How long a connection waits for configuration that is not there yet.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub lookup_timeout: Duration,
+    /// How long connections may take to finish once the process is told to stop.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub drain_deadline: Duration,
+    /// How long inbound connections are still accepted then, so that clients learn of it first.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub drain_propagation: Duration,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogOptions,
+}
+
+impl RunOptions {
+    /// Who this workload is.
+    ///
+    /// # Errors
+    /// When the parts are too long together.
+    pub fn identity(&self) -> Result<SpiffeId, InvalidSpiffeId> {
+        SpiffeId::new(&self.trust_domain, &self.namespace, &self.service_account)
+    }
+}
+
+/// One sentence for a command line that cannot be used.
+pub fn sentence(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "say what to do: `mesh-proxy run` carries a pod's traffic, `mesh-proxy --help` says more"
+            .to_owned();
+    }
+    let text = error.to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = first.trim_start_matches("error: ").split_whitespace().collect();
+    format!("{}; `mesh-proxy run --help` lists all flags", words.join(" "))
+}
+
+fn host_port(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    if host.is_empty() || port.parse::<u16>().is_err() {
+        return Err("write it as HOST:PORT, such as mesh-control.mesh-system.svc:15012".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn dns_name(text: &str) -> Result<String, String> {
+    if is_kubernetes_name(text) { Ok(text.to_owned()) } else { Err("it is not a DNS name".to_owned()) }
+}
+
+fn kubernetes_name(text: &str) -> Result<String, String> {
+    if is_kubernetes_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a name of Kubernetes holds lower-case letters, digits, dashes and dots".to_owned())
+    }
+}
+
+fn trust_domain(text: &str) -> Result<String, String> {
+    if is_trust_domain(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a trust domain holds lower-case letters, digits, dots, dashes and underscores".to_owned())
+    }
+}
+
+fn inbound(text: &str) -> Result<InboundPort, String> {
+    let form = || "write it as LISTEN=APP, such as 10.1.2.3:8080=127.0.0.1:8080".to_owned();
+    let (listen, app) = text.split_once('=').ok_or_else(form)?;
+    let parse = |address: &str| address.parse().map_err(|_| form());
+    Ok(InboundPort { listen: parse(listen)?, app: parse(app)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEEDED: [&str; 14] = [
+        "mesh-proxy",
+        "run",
+        "--control=127.0.0.1:15012",
+        "--trust-bundle=root.pem",
+        "--token-file=token",
+        "--namespace=shop",
+        "--pod=web-1",
+        "--service-account=web",
+        "--pod-ip=127.0.0.11",
+        "--inbound=127.0.0.11:8080=127.0.0.1:9080",
+        "--inbound=[::1]:8080=[::1]:9080",
+        "--outbound=127.0.0.11:15001",
+        "--lookup-timeout=250ms",
+        "--workers=3",
+    ];
+
+    fn parse(more: &[&str]) -> Result<RunOptions, String> {
+        let all = NEEDED.iter().chain(more);
+        let Command::Run(options) = Options::try_parse_from(all).map_err(|e| sentence(&e))?.command;
+        Ok(*options)
+    }
+
+    #[test]
+    fn flags_become_types() {
+        let options = parse(&[]).unwrap();
+        assert_eq!(options.inbound[0].app, "127.0.0.1:9080".parse().unwrap());
+        assert_eq!(options.inbound.len(), 2);
+        assert_eq!(options.identity().unwrap().as_str(), "spiffe://cluster.local/ns/shop/sa/web");
+        assert_eq!(options.admin, "127.0.0.1:15000".parse().unwrap());
+        assert_eq!(options.lookup_timeout, Duration::from_millis(250));
+        assert_eq!(options.drain_deadline, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_bad_flag_is_one_sentence_that_names_it() {
+        for (flag, words) in [
+            ("--inbound=8080", "--inbound <LISTEN=APP>': write it as LISTEN=APP"),
+            ("--admin=localhost", "--admin <IP:PORT>'"),
+            ("--workers=0", "--workers <N>'"),
+            ("--drain-deadline=soon", "\"soon\" is not a duration"),
+            ("--trust-domain=Mesh", "a trust domain holds"),
+            ("--bogus", "unexpected argument '--bogus'"),
+        ] {
+            let error = parse(&[flag]).unwrap_err();
+            assert!(error.contains(words) && !error.contains('\n'), "{flag}: {error}");
+        }
+        let error = Options::try_parse_from(["mesh-proxy", "run"]).map_err(|e| sentence(&e)).unwrap_err();
+        assert!(error.contains("--control <HOST:PORT>") && error.contains("--pod-ip <IP>"), "{error}");
+    }
+}

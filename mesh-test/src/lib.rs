@@ -1,0 +1,18 @@
+//! Tools for tests: certificates, echo servers, clients, worlds of real processes, and the scenarios that
+//! show what the mesh does. No part of a running mesh may depend on this crate.
+
+pub mod binaries;
+pub mod certs;
+pub mod client;
+pub mod fake;
+pub mod load;
+pub mod manifest;
+pub mod metrics;
+pub mod process;
+pub mod relay;
+pub mod scenario;
+pub mod server;
+pub mod subnet;
+pub mod topology;
+pub mod wait;
+pub mod world;

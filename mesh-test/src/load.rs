@@ -1,0 +1,167 @@
+//! Load: a fixed number of requests, or a steady rate until stopped. Every failure is kept with its reason.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::client::HttpClient;
+
+/// What came of the requests.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Requests sent.
+    pub sent: u64,
+    /// Good answers by pod.
+    pub by_pod: BTreeMap<String, u64>,
+    /// Good answers: when they came (since the start of the load) and the pod.
+    pub answers: Vec<(Duration, String)>,
+    /// Why requests failed.
+    pub failures: Vec<String>,
+    /// The slowest good answer.
+    pub slowest: Duration,
+}
+
+impl Report {
+    /// The share of good answers that `pod` gave.
+    pub fn share(&self, pod: &str) -> f64 {
+        let all: u64 = self.by_pod.values().sum();
+        self.by_pod.get(pod).copied().unwrap_or_default() as f64 / all as f64
+    }
+
+    /// Fails when a request failed.
+    ///
+    /// # Errors
+    /// With the first reasons.
+    pub fn no_failure(&self) -> Result<()> {
+        let first: Vec<&String> = self.failures.iter().take(5).collect();
+        ensure!(self.failures.is_empty(), "{} of {} failed: {first:#?}", self.failures.len(), self.sent);
+        Ok(())
+    }
+
+    fn record(&mut self, at: Duration, took: Duration, answer: Result<String>) {
+        self.sent += 1;
+        match answer {
+            Ok(pod) => {
+                *self.by_pod.entry(pod.clone()).or_default() += 1;
+                self.answers.push((at, pod));
+                self.slowest = self.slowest.max(took);
+            }
+            Err(error) => self.failures.push(format!("at {at:?}: {error:#}")),
+        }
+    }
+}
+
+/// Sends `count` requests, `concurrency` at a time.
+pub async fn send(client: &HttpClient, url: &str, count: u64, concurrency: u64) -> Report {
+    let started = Instant::now();
+    let mut tasks = JoinSet::new();
+    for worker in 0..concurrency {
+        let share = count / concurrency + u64::from(worker < count % concurrency);
+        let (client, url) = (client.clone(), url.to_owned());
+        tasks.spawn(async move {
+            let mut report = Report::default();
+            for _ in 0..share {
+                let before = Instant::now();
+                let answer = one(&client, &url).await;
+                report.record(started.elapsed(), before.elapsed(), answer);
+            }
+            report
+        });
+    }
+    let mut all = Report::default();
+    for report in tasks.join_all().await {
+        all.sent += report.sent;
+        all.failures.extend(report.failures);
+        all.answers.extend(report.answers);
+        all.slowest = all.slowest.max(report.slowest);
+        for (pod, n) in report.by_pod {
+            *all.by_pod.entry(pod).or_default() += n;
+        }
+    }
+    all
+}
+
+/// Requests at a steady rate, until stopped.
+#[derive(Debug)]
+pub struct Load {
+    started: Instant,
+    report: Arc<Mutex<Report>>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Load {
+    /// Starts `rate` requests a second.
+    pub fn start(client: &HttpClient, url: &str, rate: u32) -> Self {
+        let (started, report, stop) = (Instant::now(), Arc::default(), CancellationToken::new());
+        let task = tokio::spawn(steady(
+            client.clone(),
+            url.into(),
+            rate,
+            Arc::clone(&report),
+            stop.clone(),
+            started,
+        ));
+        Self { started, report, stop, task }
+    }
+
+    /// The time since the start: what [`Report::answers`] counts in.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// What came of it so far.
+    pub fn report(&self) -> Report {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stops, waits for the answers that are due, and reports.
+    ///
+    /// # Errors
+    /// When the generator itself failed.
+    pub async fn stop(self) -> Result<Report> {
+        self.stop.cancel();
+        self.task.await?;
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(report)
+    }
+}
+
+async fn steady(
+    client: HttpClient,
+    url: Arc<str>,
+    rate: u32,
+    report: Arc<Mutex<Report>>,
+    stop: CancellationToken,
+    started: Instant,
+) {
+    let mut requests = JoinSet::new();
+    let mut due = tokio::time::interval(Duration::from_secs(1) / rate);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            _ = due.tick() => {}
+        }
+        while requests.try_join_next().is_some() {}
+        let (client, url, report) = (client.clone(), Arc::clone(&url), Arc::clone(&report));
+        requests.spawn(async move {
+            let before = Instant::now();
+            let answer = one(&client, &url).await;
+            let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+            report.record(started.elapsed(), before.elapsed(), answer);
+        });
+    }
+    requests.join_all().await;
+}
+
+async fn one(client: &HttpClient, url: &str) -> Result<String> {
+    let reply = client.get(url).await?;
+    Ok(reply.echo()?.pod)
+}
