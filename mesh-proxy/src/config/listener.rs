@@ -97,8 +97,6 @@ pub struct HttpManager {
     pub stat_prefix: String,
     /// Where routes come from.
     pub routes: RouteSource,
-    /// No byte either way for this long ends a stream. `None`: never.
-    pub stream_idle_timeout: Option<Duration>,
     /// All request headers must have arrived within this time.
     pub request_headers_timeout: Duration,
     /// A connection without requests is closed after this time. `None`: never.

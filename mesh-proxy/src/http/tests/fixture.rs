@@ -121,7 +121,6 @@ fn scope(routes: RouteConfig) -> Scope {
     let manager = HttpManager {
         stat_prefix: "outbound".into(),
         routes: RouteSource::Inline(Arc::new(routes)),
-        stream_idle_timeout: None,
         request_headers_timeout: Duration::from_secs(60),
         idle_timeout: None,
         access_log: None,

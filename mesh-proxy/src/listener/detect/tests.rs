@@ -24,7 +24,6 @@ fn http() -> NetworkFilter {
     NetworkFilter::Http(HttpManager {
         stat_prefix: String::new(),
         routes: RouteSource::Inline(Arc::new(routes)),
-        stream_idle_timeout: None,
         request_headers_timeout: Duration::ZERO,
         idle_timeout: None,
         access_log: Some(AccessLog::Text),

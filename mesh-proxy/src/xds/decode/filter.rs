@@ -16,8 +16,6 @@ use super::errors::{Errors, take};
 use super::{route, tls};
 use crate::config::listener::{AccessLog, HttpManager, NetworkFilter, RouteSource, TcpProxy};
 
-/// Envoy's defaults, but for the request headers: there it is "no limit", which lets slow clients pile up.
-const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 const REQUEST_HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -91,7 +89,10 @@ fn http_manager(errors: &mut Errors, message: hcm::HttpConnectionManager) -> Opt
     if headers_timeout.is_some_and(|timeout| timeout.is_zero()) {
         errors.refuse_at::<()>("request_headers_timeout", "no limit is not supported");
     }
-    let stream_idle_timeout = errors.timeout("stream_idle_timeout", stream_idle_timeout, STREAM_IDLE_TIMEOUT);
+    // None is enforced, so none is taken; one that is absent is read as none.
+    if errors.timeout("stream_idle_timeout", stream_idle_timeout, Duration::ZERO).is_some() {
+        errors.refuse_at::<()>("stream_idle_timeout", "a limit is not supported; write 0");
+    }
     let access_log = self::access_log(errors, access_log);
     let routes = match route_specifier {
         Some(hcm::http_connection_manager::RouteSpecifier::Rds(rds)) => {
@@ -108,7 +109,6 @@ fn http_manager(errors: &mut Errors, message: hcm::HttpConnectionManager) -> Opt
     Some(HttpManager {
         stat_prefix,
         routes: routes?,
-        stream_idle_timeout,
         request_headers_timeout: headers_timeout?,
         idle_timeout,
         access_log: access_log?,
