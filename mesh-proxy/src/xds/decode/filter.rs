@@ -16,6 +16,7 @@ use super::errors::{Errors, take};
 use super::{route, tls};
 use crate::config::listener::{AccessLog, HttpManager, NetworkFilter, RouteSource, TcpProxy};
 
+/// Envoy's defaults, but for the request headers: there it is "no limit", which lets slow clients pile up.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 const REQUEST_HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
 
