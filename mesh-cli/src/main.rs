@@ -13,13 +13,17 @@ mod token;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use clap::error::ErrorKind;
 
 use options::{Command, Options};
 use output::Output;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => return usage(&error),
+    };
     let mut out = Output::new(options.output);
     match run(options.command, &mut out).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -28,6 +32,20 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Help and version are answers, not errors.
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        output::complain(
+            &"say what to do: `meshctl demo` runs a mesh to look at, `meshctl --help` says more",
+        );
+    } else if error.use_stderr() {
+        output::complain(&mesh_common::options::sentence(error, "meshctl --help"));
+    } else {
+        return error.print().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
+    ExitCode::from(2)
 }
 
 async fn run(command: Command, out: &mut Output) -> anyhow::Result<()> {

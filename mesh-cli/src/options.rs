@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use mesh_common::options::duration;
+use mesh_common::options::{duration, kubernetes_name};
 
 use crate::output::Format;
 
@@ -69,6 +69,7 @@ pub(crate) struct ControlOptions {
 pub(crate) struct ConfigOptions {
     /// The proxy's admin address (127.0.0.1:15000), or a pod as `POD.NAMESPACE`: then mesh-control says
     /// what it sent there.
+    #[arg(value_parser = proxy)]
     pub(crate) proxy: String,
     /// Where mesh-control is.
     #[command(flatten)]
@@ -82,13 +83,13 @@ pub(crate) struct TokenOptions {
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: PathBuf,
     /// The pod's namespace.
-    #[arg(long)]
+    #[arg(long, value_parser = kubernetes_name)]
     pub(crate) namespace: String,
     /// The pod's name.
-    #[arg(long)]
+    #[arg(long, value_parser = kubernetes_name)]
     pub(crate) pod: String,
     /// The pod's service account.
-    #[arg(long)]
+    #[arg(long, value_parser = kubernetes_name)]
     pub(crate) service_account: String,
     /// The pod's uid, if its manifest has one.
     #[arg(long, default_value = "")]
@@ -99,6 +100,14 @@ pub(crate) struct TokenOptions {
     /// How long it is good for.
     #[arg(long, default_value = "24h", value_parser = duration)]
     pub(crate) lifetime: Duration,
+}
+
+fn proxy(text: &str) -> Result<String, String> {
+    if text.contains(['.', ':']) {
+        Ok(text.to_owned())
+    } else {
+        Err("write a proxy's admin address, such as 127.0.0.1:15000, or POD.NAMESPACE".to_owned())
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::spiffe::is_kubernetes_name;
+
 /// Options of logging, the same for every binary.
 #[derive(Debug, Clone, Args)]
 pub struct LogOptions {
@@ -22,6 +24,30 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// One sentence for a command line that cannot be used; `help` is the command that lists all flags.
+pub fn sentence(error: &clap::Error, help: &str) -> String {
+    let text = error.to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    // What may stand there is a paragraph of its own, and needed.
+    let possible = text.split("\n\n").flat_map(str::lines).find(|line| line.contains("[possible values:"));
+    let possible = possible.filter(|line| !first.contains(*line)).unwrap_or_default();
+    let words: Vec<&str> =
+        first.trim_start_matches("error: ").split_whitespace().chain(possible.split_whitespace()).collect();
+    format!("{}; `{help}` lists all flags", words.join(" "))
+}
+
+/// The name of an object of Kubernetes.
+///
+/// # Errors
+/// With a sentence for the user when it is none.
+pub fn kubernetes_name(text: &str) -> Result<String, String> {
+    if is_kubernetes_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a name of Kubernetes holds lower-case letters, digits, dashes and dots".to_owned())
+    }
 }
 
 /// Parses `90s`, `5m`, `24h`, `250ms`, or a sum such as `1h30m`.

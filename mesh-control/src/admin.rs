@@ -55,7 +55,7 @@ fn stream_page(stream: &Stream) -> Value {
         "peer": stream.peer,
         "caller": stream.caller,
         "since": stream.since,
-        "client": "mesh-proxy",
+        "client": stream.client.kind.name(),
         "features": stream.claims.features,
         "types": types,
     })
@@ -106,7 +106,7 @@ async fn resource(State(pages): State<Pages>, Query(wanted): Query<Wanted>) -> R
     };
     // One read lock at a time: `client` takes its own, and a writer may queue between two.
     let cluster = pages.model.read().settings().cluster.clone();
-    let client = client(&wanted, &cluster, &pages.model);
+    let client = client(&wanted, &cluster, &pages);
     let facts = pages.model.read();
     let (notes, answer) = cache::translate(translate, &(kind, wanted.name.as_str().into()), &client, &facts);
     let reads: Vec<String> = notes.facts.keys().map(|fact| format!("{fact:?}")).collect();
@@ -124,7 +124,14 @@ async fn resource(State(pages): State<Pages>, Query(wanted): Query<Wanted>) -> R
     }
 }
 
-fn client(wanted: &Wanted, cluster: &str, model: &SharedModel) -> Client {
+/// As the pod's open stream has it, if there is one.
+fn client(wanted: &Wanted, cluster: &str, pages: &Pages) -> Client {
+    let model = &pages.model;
+    let is_wanted = |stream: &Arc<Stream>| {
+        stream.claims.namespace == wanted.namespace && Some(&stream.claims.pod) == wanted.pod.as_ref()
+    };
+    let kind = pages.discovery.streams().into_iter().find(is_wanted);
+    let kind = kind.map(|stream| stream.client.kind.clone()).unwrap_or_default();
     let pod = wanted.pod.as_ref().and_then(|pod| model.live_pod(&wanted.namespace, pod));
     let workload = wanted.pod.as_ref().map(|pod| WorkloadKey {
         cluster: cluster.to_owned(),
@@ -132,5 +139,5 @@ fn client(wanted: &Wanted, cluster: &str, model: &SharedModel) -> Client {
         name: pod.clone(),
     });
     let (node, zone) = pod.map(|pod| (pod.node.clone(), pod.zone.clone())).unwrap_or_default();
-    Client { namespace: wanted.namespace.clone(), workload, node, zone }
+    Client { namespace: wanted.namespace.clone(), workload, node, zone, kind }
 }

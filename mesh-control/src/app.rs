@@ -50,12 +50,13 @@ struct Parts {
 }
 
 impl App {
-    /// Starts everything; returns when it serves.
+    /// Starts everything; returns when it serves. That is not before each manifest has a form that is or was good:
+    /// until then there are only the pages, which say what is wrong. Cancel-safe.
     ///
     /// # Errors
     /// With one sentence when a folder, a key or an address cannot be used.
     pub async fn start(options: &Options, log_level: Option<LogLevel>) -> anyhow::Result<Self> {
-        let folder = Folder::open(&options.config_dir)?;
+        let folder = Folder::open(&options.config_dir, &options.state_dir)?;
         let (xds, admin) = (
             listen(options.xds_address, "--xds-address").await?,
             listen(options.admin_address, "--admin-address").await?,
@@ -67,7 +68,7 @@ impl App {
         let (synced, serving) = (readiness.condition("configuration"), readiness.condition("xds"));
 
         let changes = parts.model.subscribe();
-        let discovery = Arc::new(parts.discovery());
+        let discovery = Arc::new(parts.discovery(options));
         parts.run({
             let discovery = Arc::clone(&discovery);
             let guard = parts.guard.clone();
@@ -148,9 +149,14 @@ impl Parts {
         });
     }
 
-    fn discovery(&self) -> Discovery {
+    fn discovery(&self, options: &Options) -> Discovery {
         let (authenticator, metrics) = (self.authenticator.clone(), Arc::clone(&self.metrics));
-        let options = discovery::Options::default();
+        let options = discovery::Options {
+            max_streams: options.max_streams,
+            max_streams_per_pod: options.max_streams_per_pod,
+            ack_timeout: options.ack_timeout,
+            ..discovery::Options::default()
+        };
         Discovery::new(self.model.clone(), translate, authenticator, metrics, options)
     }
 

@@ -1,5 +1,6 @@
 //! The control plane binary: reads the command line, runs until it is told to stop.
 
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 async fn main() -> ExitCode {
     let options = match Options::try_parse() {
         Ok(options) => options,
-        Err(error) => return print_usage(&error),
+        Err(error) => return usage(&error),
     };
     match Box::pin(run(options)).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -24,8 +25,15 @@ async fn main() -> ExitCode {
 
 async fn run(options: Options) -> anyhow::Result<()> {
     let log_level = telemetry::log::init(&options.log)?;
-    let app = Box::pin(App::start(&options, Some(log_level))).await?;
-    let signal = process::terminated().await?;
+    let mut terminated = pin!(process::terminated());
+    let app = tokio::select! {
+        app = Box::pin(App::start(&options, Some(log_level))) => app?,
+        signal = &mut terminated => {
+            tracing::info!(signal = signal?, "stopping before anything was served");
+            return Ok(());
+        }
+    };
+    let signal = terminated.await?;
     tracing::info!(signal, "stopping");
     if !app.stop(DRAIN_DEADLINE).await {
         tracing::warn!("some streams did not end in time");
@@ -33,9 +41,12 @@ async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Help and version go to standard output with success, mistakes to standard error with 1.
-fn print_usage(error: &clap::Error) -> ExitCode {
-    if error.print().is_err() || error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+/// Help and version are answers, not errors.
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        return fail(&mesh_common::options::sentence(error, "mesh-control --help"));
+    }
+    error.print().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
 #[allow(clippy::print_stderr)] // the last word of the process; logging may not be set up

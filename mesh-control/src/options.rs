@@ -38,6 +38,15 @@ pub struct Options {
     /// The namespace of mesh-control itself; part of the name that proxies know it by.
     #[arg(long, default_value = "mesh-system", value_parser = namespace)]
     pub namespace: String,
+    /// Streams that may be open at once.
+    #[arg(long, value_name = "NUMBER", default_value = "20000", value_parser = count)]
+    pub max_streams: usize,
+    /// Streams that one pod may have open at once.
+    #[arg(long, value_name = "NUMBER", default_value = "16", value_parser = count)]
+    pub max_streams_per_pod: usize,
+    /// A proxy that does not answer a response for this long is cut.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = ack_timeout)]
+    pub ack_timeout: Duration,
     /// How to log.
     #[command(flatten)]
     pub log: LogOptions,
@@ -47,6 +56,19 @@ fn leaf_lifetime(text: &str) -> Result<Duration, String> {
     let parsed = duration(text)?;
     let allowed = Duration::from_secs(10)..=Duration::from_secs(365 * 24 * 3600);
     if allowed.contains(&parsed) { Ok(parsed) } else { Err("it must be between 10s and 8760h".to_owned()) }
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=1_000_000) => Ok(number),
+        _ => Err("it must be a number between 1 and 1000000".to_owned()),
+    }
+}
+
+fn ack_timeout(text: &str) -> Result<Duration, String> {
+    let parsed = duration(text)?;
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(3600);
+    if allowed.contains(&parsed) { Ok(parsed) } else { Err("it must be between 1s and 1h".to_owned()) }
 }
 
 fn namespace(text: &str) -> Result<String, String> {
@@ -73,6 +95,8 @@ mod tests {
         assert_eq!(options.admin_address.port(), 15014);
         assert_eq!(options.leaf_lifetime, Duration::from_secs(24 * 3600));
         assert_eq!(options.namespace, "mesh-system");
+        assert_eq!((options.max_streams, options.max_streams_per_pod), (20_000, 16));
+        assert_eq!(options.ack_timeout, Duration::from_secs(60));
     }
 
     #[test]
@@ -83,6 +107,9 @@ mod tests {
             (&["--xds-address", "localhost"], "--xds-address"),
             (&["--namespace", "a.b"], "not the name of a namespace"),
             (&["--ca-key", "k"], "--ca-cert-chain"),
+            (&["--max-streams-per-pod", "0"], "--max-streams-per-pod"),
+            (&["--max-streams", "many"], "between 1 and"),
+            (&["--ack-timeout", "0s"], "--ack-timeout"),
             (&["--bogus"], "--bogus"),
         ] {
             let error = parse(arguments).unwrap_err();

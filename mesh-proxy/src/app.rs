@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, Pages};
 use crate::config::store::{Demand, Store};
+use crate::connect::own::OwnAddresses;
 use crate::identity::{self, Identity};
 use crate::listener::{self, Accepted, Listeners};
 use crate::options::RunOptions;
@@ -58,7 +59,8 @@ pub async fn run(options: RunOptions, log_level: LogLevel) -> anyhow::Result<()>
 
     let count = options.workers.map_or_else(cpu::limit, usize::from);
     let (acceptor, queues) = listeners.split(count);
-    let mut workers = start_workers(&worker_parts(&options, &shared, &guard), queues)?;
+    let own = OwnAddresses::new(addresses.outbound, [options.pod_ip]);
+    let mut workers = start_workers(&worker_parts(&options, &shared, &guard, own), queues)?;
 
     // Owned here: whatever is still running when this function ends is aborted with the set.
     let mut tasks = JoinSet::new();
@@ -117,7 +119,7 @@ fn share(options: &RunOptions) -> anyhow::Result<(Shared, mpsc::Receiver<Demand>
     Ok((Shared { id, tls, telemetry, store, me, readiness, status }, demands))
 }
 
-fn worker_parts(options: &RunOptions, shared: &Shared, guard: &DrainGuard) -> WorkerParts {
+fn worker_parts(options: &RunOptions, shared: &Shared, guard: &DrainGuard, own: OwnAddresses) -> WorkerParts {
     WorkerParts {
         store: Arc::clone(&shared.store),
         tls: shared.tls.clone(),
@@ -125,6 +127,7 @@ fn worker_parts(options: &RunOptions, shared: &Shared, guard: &DrainGuard) -> Wo
         drain: guard.watch(),
         me: Arc::clone(&shared.me),
         source_ip: Some(options.pod_ip),
+        own,
     }
 }
 
@@ -132,7 +135,7 @@ fn start_identity(tasks: &mut JoinSet<()>, options: &RunOptions, shared: &Shared
     let identity = Identity {
         id: shared.id.clone(),
         dial: dial(options, &shared.tls, Proof::Token),
-        dir: options.identity_dir.clone(),
+        dir: options.state_dir.clone(),
         tls: shared.tls.clone(),
         metrics: shared.telemetry.proxy().clone(),
     };
@@ -152,12 +155,14 @@ fn start_xds(
     demands: mpsc::Receiver<Demand>,
 ) {
     let (tls, store) = (shared.tls.clone(), Arc::clone(&shared.store));
-    let on_bundle = tls.clone();
+    let (on_bundle, on_kept_bundle) = (tls.clone(), tls.clone());
     let client = XdsClient {
         node: startup::node(options),
         dial: dial(options, &tls, Proof::CertificateOrToken),
         certificate: tls.watch_ready(),
         on_bundle: Box::new(move |bundle| on_bundle.set_bundle(bundle)),
+        on_kept_bundle: Box::new(move |bundle| on_kept_bundle.add_roots(&bundle)),
+        state_dir: options.state_dir.clone(),
         inbound_ready: shared.readiness.condition("inbound listener"),
         outbound_ready: shared.readiness.condition("outbound listener"),
         limits: xds::Limits::default(),

@@ -6,7 +6,8 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 use mesh_common::telemetry::log;
 use mesh_proxy::app;
-use mesh_proxy::options::{Command, Options, RunOptions, sentence};
+use mesh_proxy::options::{CertificateOptions, Command, Options, RunOptions, sentence};
+use mesh_proxy::{identity, redirect};
 
 // Idle it costs under a megabyte more than the system's; under load it keeps threads apart and memory whole.
 #[global_allocator]
@@ -19,6 +20,8 @@ fn main() -> ExitCode {
     };
     let result = match options.command {
         Command::Run(options) => run(*options),
+        Command::Redirect(options) => redirect::run(&options).map_err(Into::into),
+        Command::Certificate(options) => certificate(*options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -30,6 +33,12 @@ fn run(options: RunOptions) -> anyhow::Result<()> {
     let log_level = log::init(&options.log)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(Box::pin(app::run(options, log_level)))
+}
+
+fn certificate(options: CertificateOptions) -> anyhow::Result<()> {
+    log::init(&options.log)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(Box::pin(identity::command::run(options)))
 }
 
 /// Help and version are answers, not errors.

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use mesh_common::options::{LogOptions, duration};
+use mesh_common::options::{LogOptions, duration, kubernetes_name};
 use mesh_common::spiffe::{InvalidSpiffeId, SpiffeId, is_kubernetes_name, is_trust_domain};
 
 use crate::listener::InboundPort;
+use crate::redirect::RedirectOptions;
 
 /// The data plane of the mesh.
 #[derive(Debug, Clone, Parser)]
@@ -25,6 +26,10 @@ pub struct Options {
 pub enum Command {
     /// Carry a pod's traffic.
     Run(Box<RunOptions>),
+    /// Send the pod's connections through the proxy: write the rules into its network namespace.
+    Redirect(RedirectOptions),
+    /// Write a pod's certificate to files, for a data plane that is not ours: Envoy, gRPC.
+    Certificate(Box<CertificateOptions>),
 }
 
 /// How a pod's traffic is carried.
@@ -72,15 +77,25 @@ pub struct RunOptions {
     /// The forward-proxy port of the application: HTTP, CONNECT and SOCKS5.
     #[arg(long, value_name = "IP:PORT")]
     pub outbound: Option<SocketAddr>,
+    /// Take the connections that `mesh-proxy redirect` sends here, on every address of the pod.
+    #[arg(long, conflicts_with_all = ["inbound", "outbound"])]
+    pub capture: bool,
+    /// Where captured connections from the pod arrive.
+    #[arg(long, value_name = "PORT", default_value = "15001", value_parser = clap::value_parser!(u16).range(1..))]
+    pub outbound_port: u16,
+    /// Where captured connections to the pod arrive.
+    #[arg(long, value_name = "PORT", default_value = "15006", value_parser = clap::value_parser!(u16).range(1..))]
+    pub inbound_port: u16,
     /// Health, metrics and debug pages.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15000")]
     pub admin: SocketAddr,
     /// Write the addresses to this file, as JSON, once they are served.
     #[arg(long, value_name = "FILE")]
     pub address_file: Option<PathBuf>,
-    /// Keep key and certificate here, so that a restart needs no mesh-control. Best on a memory volume.
+    /// Keep key, certificate and the last configuration here, so that a restart needs no mesh-control. Best on a
+    /// memory volume.
     #[arg(long, value_name = "DIR")]
-    pub identity_dir: Option<PathBuf>,
+    pub state_dir: Option<PathBuf>,
     /// Threads that carry traffic; by default as many as the process may use CPUs.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: Option<u16>,
@@ -93,6 +108,42 @@ pub struct RunOptions {
     /// How long inbound connections are still accepted then, so that clients learn of it first.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub drain_propagation: Duration,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogOptions,
+}
+
+/// How a pod's certificate gets into files.
+#[derive(Debug, Clone, Args)]
+pub struct CertificateOptions {
+    /// Where mesh-control signs certificates.
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
+    pub control: String,
+    /// The DNS name that mesh-control's certificate must carry.
+    #[arg(long, value_name = "NAME", default_value = "mesh-control.mesh-system.svc", value_parser = dns_name)]
+    pub control_name: String,
+    /// The mesh's roots, PEM. Read again each minute; the folder follows.
+    #[arg(long, value_name = "FILE")]
+    pub trust_bundle: PathBuf,
+    /// The service-account token; read again each time, because it is replaced.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: PathBuf,
+    /// Namespace of the pod.
+    #[arg(long, value_parser = kubernetes_name)]
+    pub namespace: String,
+    /// Service account of the pod.
+    #[arg(long, value_parser = kubernetes_name)]
+    pub service_account: String,
+    /// Trust domain of the mesh.
+    #[arg(long, default_value = "cluster.local", value_parser = trust_domain)]
+    pub trust_domain: String,
+    /// The folder that gets key.pem, cert-chain.pem, root-cert.pem and Envoy's two secrets that name them. Best
+    /// on a memory volume.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Keep running, and renew what is written before it runs out.
+    #[arg(long)]
+    pub watch: bool,
     /// How to log.
     #[command(flatten)]
     pub log: LogOptions,
@@ -114,10 +165,7 @@ pub fn sentence(error: &clap::Error) -> String {
         return "say what to do: `mesh-proxy run` carries a pod's traffic, `mesh-proxy --help` says more"
             .to_owned();
     }
-    let text = error.to_string();
-    let first = text.split("\n\n").next().unwrap_or_default();
-    let words: Vec<&str> = first.trim_start_matches("error: ").split_whitespace().collect();
-    format!("{}; `mesh-proxy run --help` lists all flags", words.join(" "))
+    mesh_common::options::sentence(error, "mesh-proxy run --help")
 }
 
 fn host_port(text: &str) -> Result<String, String> {
@@ -130,14 +178,6 @@ fn host_port(text: &str) -> Result<String, String> {
 
 fn dns_name(text: &str) -> Result<String, String> {
     if is_kubernetes_name(text) { Ok(text.to_owned()) } else { Err("it is not a DNS name".to_owned()) }
-}
-
-fn kubernetes_name(text: &str) -> Result<String, String> {
-    if is_kubernetes_name(text) {
-        Ok(text.to_owned())
-    } else {
-        Err("a name of Kubernetes holds lower-case letters, digits, dashes and dots".to_owned())
-    }
 }
 
 fn trust_domain(text: &str) -> Result<String, String> {
@@ -178,8 +218,10 @@ mod tests {
 
     fn parse(more: &[&str]) -> Result<RunOptions, String> {
         let all = NEEDED.iter().chain(more);
-        let Command::Run(options) = Options::try_parse_from(all).map_err(|e| sentence(&e))?.command;
-        Ok(*options)
+        match Options::try_parse_from(all).map_err(|e| sentence(&e))?.command {
+            Command::Run(options) => Ok(*options),
+            Command::Redirect(_) | Command::Certificate(_) => Err("another command".to_owned()),
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use mesh_common::trust::TrustBundle;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::listener::{self, Addresses};
+use crate::listener::{self, Addresses, Capture};
 use crate::options::RunOptions;
 use crate::xds::NodeIdentity;
 
@@ -34,6 +34,11 @@ pub(crate) fn listen_options(options: &RunOptions) -> listener::Options {
     listener::Options {
         inbound: options.inbound.clone(),
         outbound: options.outbound,
+        capture: options.capture.then(|| Capture {
+            inbound: options.inbound_port,
+            outbound: options.outbound_port,
+            admin: options.admin.port(),
+        }),
         propagation: options.drain_propagation.min(options.drain_deadline),
         ..listener::Options::default()
     }

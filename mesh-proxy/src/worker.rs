@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::process::DrainWatch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::cluster::Clusters;
 use crate::config::store::Store;
 use crate::connect::dns::Resolver;
+use crate::connect::own::OwnAddresses;
 use crate::connect::{UpstreamError, UpstreamTcp};
 use crate::connection::Target;
 use crate::http::Connections;
@@ -34,6 +36,8 @@ pub struct WorkerParts {
     pub me: OwnLabels,
     /// Standalone: the address to dial loopback endpoints from, so that the peer can look it up.
     pub source_ip: Option<IpAddr>,
+    /// Where the proxy itself must never dial.
+    pub own: OwnAddresses,
 }
 
 /// One data worker.
@@ -50,6 +54,10 @@ pub struct Worker {
     pub me: OwnLabels,
     /// Standalone: the address to dial loopback endpoints from.
     pub source_ip: Option<IpAddr>,
+    /// Where the proxy itself must never dial.
+    pub own: OwnAddresses,
+    /// Tells connections that another inbound listener is in force.
+    pub(crate) inbound_changed: Notify,
     /// Clusters with their endpoints and pools, as this worker uses them.
     pub(crate) clusters: Clusters,
     /// Names to addresses.
@@ -62,7 +70,7 @@ impl Worker {
     /// Makes a worker. Call it inside the worker's `LocalSet` (or local runtime): it starts the task that
     /// shrinks the pools, which ends with the worker.
     pub fn new(parts: WorkerParts) -> Rc<Self> {
-        let WorkerParts { store, tls, telemetry, drain, me, source_ip } = parts;
+        let WorkerParts { store, tls, telemetry, drain, me, source_ip, own } = parts;
         let worker = Rc::new(Self {
             store,
             tls,
@@ -70,6 +78,8 @@ impl Worker {
             drain,
             me,
             source_ip,
+            own,
+            inbound_changed: Notify::new(),
             clusters: Clusters::default(),
             resolver: Resolver::default(),
             connections: Connections::default(),
@@ -103,10 +113,15 @@ const SWEEP_EVERY: u32 = 10;
 fn spawn_watch(worker: &Rc<Worker>) {
     let worker = Rc::downgrade(worker);
     tokio::task::spawn_local(async move {
+        let mut known = None;
         for turn in 1_u32.. {
             tokio::time::sleep(WATCH).await;
             let Some(worker) = worker.upgrade() else { return };
             let inbound = worker.store.snapshot().inbound.clone();
+            if inbound.as_ref().map(Arc::as_ptr) != known.as_ref().map(Arc::as_ptr) {
+                known.clone_from(&inbound);
+                worker.inbound_changed.notify_waiters();
+            }
             worker.connections.watch(worker.drain.phase(), inbound.as_ref(), Instant::now());
             if turn % SWEEP_EVERY == 0 {
                 crate::cluster::sweep(&worker, Instant::now());

@@ -28,22 +28,23 @@ pub fn binaries() -> Result<&'static Binaries> {
     built.as_ref().map_err(|error| anyhow!("{error}"))
 }
 
-/// A test runs as `<target>/<profile>/deps/<name>`.
+/// A test runs as `<target>/<profile>/deps/<name>`, another program as `<target>/<profile>/<name>`.
 fn build() -> Result<Binaries> {
     let own = std::env::current_exe().context("where is this test?")?;
-    let folder = own.ancestors().nth(2).context("the test is in no folder")?;
+    let beside = own.parent().context("the test is in no folder")?;
+    let folder =
+        if beside.ends_with("deps") { beside.parent().context("deps is in no folder")? } else { beside };
     let target = folder.parent().context("the test is in no target folder")?;
-    let profile = match folder.file_name().and_then(|name| name.to_str()) {
-        Some("debug") | None => None,
-        Some(name) => Some(name),
+    // What was built already for those who run us, with the same features: nothing is left to do then, and
+    // whoever was started alone still runs today's programs.
+    let build: &[&str] = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("release") => &["build", "--workspace", "--bins", "--release"],
+        _ => &["test", "--workspace", "--no-run"],
     };
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-    // What `cargo test --workspace` builds, with the same features: nothing is left to do when the test was
-    // started so, and a test that was started alone still runs today's programs.
     let status = Command::new(env!("CARGO"))
-        .args(["test", "--workspace", "--no-run", "--quiet", "--locked"])
-        .args(profile.map(|name| format!("--profile={name}")))
-        .arg("--manifest-path")
+        .args(build)
+        .args(["--quiet", "--locked", "--manifest-path"])
         .arg(workspace)
         .arg("--target-dir")
         .arg(target)

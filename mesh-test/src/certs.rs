@@ -49,12 +49,7 @@ impl Authority {
     /// # Errors
     /// When the system has no randomness.
     pub fn new(name: &str) -> Result<Self> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate()?;
+        let (params, key) = (ca_params(name), KeyPair::generate()?);
         let root_pem = params.self_signed(&key)?.pem();
         Ok(Self { issuer: Issuer::new(params, key), root_pem })
     }
@@ -76,6 +71,16 @@ impl Authority {
     /// The root, PEM.
     pub fn root_pem(&self) -> &str {
         &self.root_pem
+    }
+
+    /// A CA below this one: its chain, the root last, and its key.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn intermediate(&self, name: &str) -> Result<Certificate> {
+        let (params, key) = (ca_params(name), KeyPair::generate()?);
+        let own = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(Certificate { pem: own + &self.root_pem, key_pem: key.serialize_pem() })
     }
 
     /// Signs a certificate for a new key.
@@ -116,6 +121,15 @@ pub fn signing_request(uri: &str) -> Result<(String, KeyPair)> {
     let key = KeyPair::generate()?;
     let request = params(&Leaf { uris: &[uri], ..Leaf::default() })?.serialize_request(&key)?.pem()?;
     Ok((request, key))
+}
+
+fn ca_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
 }
 
 fn params(leaf: &Leaf<'_>) -> Result<CertificateParams> {
@@ -170,6 +184,18 @@ pub fn client_config(certificate: Option<&Certificate>, alpn: &str) -> Result<Ar
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A client that takes only servers of this root, as applications are that speak TLS themselves.
+///
+/// # Errors
+/// When there is no root.
+pub fn plain_client_config(root_pem: &str) -> Result<Arc<rustls::ClientConfig>> {
+    let config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(root_store(root_pem)?)
+        .with_no_client_auth();
     Ok(Arc::new(config))
 }
 

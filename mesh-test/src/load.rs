@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use http::Request;
+use http_body_util::Full;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::client::HttpClient;
+use crate::client::{HttpClient, Reply};
 
 /// What came of the requests.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +69,7 @@ pub async fn send(client: &HttpClient, url: &str, count: u64, concurrency: u64) 
             let mut report = Report::default();
             for _ in 0..share {
                 let before = Instant::now();
-                let answer = one(&client, &url).await;
+                let answer = one(client.get(&url)).await;
                 report.record(started.elapsed(), before.elapsed(), answer);
             }
             report
@@ -86,7 +88,7 @@ pub async fn send(client: &HttpClient, url: &str, count: u64, concurrency: u64) 
     all
 }
 
-/// Requests at a steady rate, until stopped.
+/// Requests at a steady rate, until stopped; not idempotent, so that no retry hides a loss.
 #[derive(Debug)]
 pub struct Load {
     started: Instant,
@@ -153,7 +155,7 @@ async fn steady(
         let (client, url, report) = (client.clone(), Arc::clone(&url), Arc::clone(&report));
         requests.spawn(async move {
             let before = Instant::now();
-            let answer = one(&client, &url).await;
+            let answer = one(post(&client, &url)).await;
             let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
             report.record(started.elapsed(), before.elapsed(), answer);
         });
@@ -161,7 +163,11 @@ async fn steady(
     requests.join_all().await;
 }
 
-async fn one(client: &HttpClient, url: &str) -> Result<String> {
-    let reply = client.get(url).await?;
-    Ok(reply.echo()?.pod)
+/// A request that nobody on the way may send a second time: whatever loses one is seen.
+async fn post(client: &HttpClient, url: &str) -> Result<Reply> {
+    client.send(Request::post(url).body(Full::from("once"))?).await
+}
+
+async fn one(reply: impl Future<Output = Result<Reply>>) -> Result<String> {
+    Ok(reply.await?.echo()?.pod)
 }

@@ -2,7 +2,7 @@
 //! themselves; scenarios write their own routes and policies in full.
 
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// A pod.
 #[derive(Debug, Clone, Copy)]
@@ -17,8 +17,8 @@ pub struct Pod<'a> {
     pub version: &'a str,
     /// Its service account.
     pub service_account: &'a str,
-    /// Its address.
-    pub ip: Ipv4Addr,
+    /// Its addresses, one of each family; the first is the main one.
+    pub ips: &'a [IpAddr],
     /// The label that says it takes mutual TLS.
     pub meshed: bool,
 }
@@ -30,12 +30,21 @@ pub struct Service<'a> {
     pub namespace: &'a str,
     /// Its name.
     pub name: &'a str,
-    /// Its port's name, which declares the protocol.
-    pub port_name: &'a str,
-    /// Its port.
-    pub port: u16,
-    /// Its virtual address; `None` is headless.
-    pub cluster_ip: Option<Ipv4Addr>,
+    /// Its ports: names, which declare the protocol, and numbers.
+    pub ports: &'a [(&'a str, u16)],
+    /// What it is reached by.
+    pub address: Address<'a>,
+}
+
+/// What a service is reached by.
+#[derive(Debug, Clone, Copy)]
+pub enum Address<'a> {
+    /// Virtual addresses, one of each family.
+    Virtual(&'a [IpAddr]),
+    /// The addresses of its pods.
+    Headless,
+    /// A host outside of the mesh.
+    ExternalName(&'a str),
 }
 
 /// A namespace.
@@ -45,7 +54,9 @@ pub fn namespace(name: &str) -> String {
 
 /// A running pod.
 pub fn pod(pod: &Pod<'_>) -> String {
-    let Pod { namespace, name, app, version, service_account, ip, meshed } = pod;
+    let Pod { namespace, name, app, version, service_account, ips, meshed } = pod;
+    let main = ips.first().map(ToString::to_string).unwrap_or_default();
+    let all: String = ips.iter().map(|ip| format!("\n  - ip: \"{ip}\"")).collect();
     let tls_mode = if *meshed { "\n    security.istio.io/tlsMode: istio" } else { "" };
     format!(
         "\
@@ -64,18 +75,26 @@ spec:
     image: test/{app}:{version}
 status:
   phase: Running
-  podIP: {ip}
-  podIPs:
-  - ip: {ip}
+  podIP: \"{main}\"
+  podIPs:{all}
 ---
 "
     )
 }
 
-/// A service with one port.
+/// A service.
 pub fn service(service: &Service<'_>) -> String {
-    let Service { namespace, name, port_name, port, cluster_ip } = service;
-    let ip = cluster_ip.map_or("None".to_owned(), |ip| ip.to_string());
+    let Service { namespace, name, ports, address } = service;
+    let address = match address {
+        Address::Virtual(ips) => {
+            let main = ips.first().map(ToString::to_string).unwrap_or_default();
+            let all: Vec<_> = ips.iter().map(|ip| format!("\"{ip}\"")).collect();
+            format!("clusterIP: \"{main}\"\n  clusterIPs: [{}]", all.join(", "))
+        }
+        Address::Headless => "clusterIP: None\n  clusterIPs: [None]".to_owned(),
+        Address::ExternalName(host) => format!("type: ExternalName\n  externalName: {host}"),
+    };
+    let port = |(name, port): &(&str, u16)| format!("  - name: {name}\n    port: {port}\n");
     format!(
         "\
 apiVersion: v1
@@ -84,52 +103,66 @@ metadata:
   name: {name}
   namespace: {namespace}
 spec:
-  clusterIP: {ip}
-  clusterIPs: [\"{ip}\"]
+  {address}
   ports:
-  - name: {port_name}
-    port: {port}
----
-"
+{}---
+",
+        ports.iter().map(port).collect::<String>()
     )
 }
 
-/// The endpoints of a service's one port: pods by name and address.
-pub fn endpoint_slice(service: &Service<'_>, port: u16, pods: &[(&str, Ipv4Addr)]) -> String {
-    let Service { namespace, name, port_name, .. } = service;
-    let mut text = format!(
+/// Pods of a service that have its ports at the same numbers: `name` is the slice's own.
+pub fn endpoint_slice(
+    (namespace, service): (&str, &str),
+    name: &str,
+    ports: &[(&str, u16)],
+    pods: &[(&str, IpAddr)],
+) -> String {
+    let target =
+        |pod: &str| format!("  targetRef:\n    kind: Pod\n    name: {pod}\n    namespace: {namespace}\n");
+    let endpoint = |(pod, ip): &(&str, IpAddr)| {
+        format!("- addresses: [\"{ip}\"]\n  conditions:\n    ready: true\n{}", target(pod))
+    };
+    let family = family(pods.iter().map(|(_, ip)| ip));
+    slice((namespace, service), name, (ports, family), pods.iter().map(endpoint).collect())
+}
+
+/// Addresses behind a service that nobody says to be pods.
+pub fn bare_slice((namespace, service): (&str, &str), ports: &[(&str, u16)], addresses: &[IpAddr]) -> String {
+    let endpoint = |ip: &IpAddr| format!("- addresses: [\"{ip}\"]\n");
+    let ports = (ports, family(addresses.iter()));
+    slice((namespace, service), service, ports, addresses.iter().map(endpoint).collect())
+}
+
+/// The type of a slice with these addresses, which are all of one family.
+fn family<'a>(mut addresses: impl Iterator<Item = &'a IpAddr>) -> &'static str {
+    if addresses.next().is_some_and(IpAddr::is_ipv6) { "IPv6" } else { "IPv4" }
+}
+
+fn slice(
+    (namespace, service): (&str, &str),
+    name: &str,
+    (ports, family): (&[(&str, u16)], &str),
+    endpoints: String,
+) -> String {
+    let port = |(name, port): &(&str, u16)| format!("- name: {name}\n  port: {port}\n");
+    format!(
         "\
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata:
-  name: {name}-1
+  name: {name}
   namespace: {namespace}
   labels:
-    kubernetes.io/service-name: {name}
-addressType: IPv4
+    kubernetes.io/service-name: {service}
+addressType: {family}
 ports:
-- name: {port_name}
-  port: {port}
-endpoints:{}
+{}endpoints:{}
+{endpoints}---
 ",
-        if pods.is_empty() { " []" } else { "" }
-    );
-    for (pod, ip) in pods {
-        write!(
-            text,
-            "\
-- addresses: [{ip}]
-  conditions:
-    ready: true
-  targetRef:
-    kind: Pod
-    name: {pod}
-    namespace: {namespace}
-"
-        )
-        .unwrap_or_default(); // writing to a String cannot fail
-    }
-    text + "---\n"
+        ports.iter().map(port).collect::<String>(),
+        if endpoints.is_empty() { " []" } else { "" },
+    )
 }
 
 /// An HTTPRoute with one rule that splits the requests of `service`:80 over other services by weight.
@@ -143,6 +176,11 @@ pub fn split(namespace: &str, service: &str, backends: &[(&str, u32)]) -> String
 
 /// An HTTPRoute with `service`:80 as parent; `rules` is YAML, indented by two.
 pub fn http_route(namespace: &str, name: &str, service: &str, rules: &str) -> String {
+    http_route_for(namespace, name, &format!("name: {service}\n    port: 80"), rules)
+}
+
+/// An HTTPRoute with a Service as parent, which is said in YAML, indented by four; `rules` likewise, by two.
+pub fn http_route_for(namespace: &str, name: &str, parent: &str, rules: &str) -> String {
     format!(
         "\
 apiVersion: gateway.networking.k8s.io/v1
@@ -154,8 +192,7 @@ spec:
   parentRefs:
   - group: \"\"
     kind: Service
-    name: {service}
-    port: 80
+    {parent}
   rules:
 {rules}"
     )

@@ -6,7 +6,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use anyhow::{Result, bail};
 use rand::Rng as _;
 
+use crate::topology::PORTS;
+
 const ATTEMPTS: usize = 100;
+/// Marks a network as taken, for tests and for `meshctl demo` alike; nothing is ever sent to it.
 const CLAIM_PORT: u16 = 15_099;
 
 /// A claimed network.
@@ -18,7 +21,7 @@ pub struct Subnet {
 }
 
 impl Subnet {
-    /// Finds a network for pods 1 to `pods`, with [`Subnet::port`] and the one after it free on each.
+    /// Finds a network for pods 1 to `pods`, with [`Subnet::port`] and those after it ([`PORTS`]) free on each.
     ///
     /// # Errors
     /// When none is free.
@@ -41,7 +44,7 @@ impl Subnet {
         Ipv4Addr::new(a, b, c, host)
     }
 
-    /// The port that every pod is reached at.
+    /// The first of the ports that pods are reached at.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -51,8 +54,9 @@ fn try_claim(network: [u8; 3], pods: u8, port: u16) -> std::io::Result<TcpListen
     let [a, b, c] = network;
     let claim = TcpListener::bind(SocketAddr::from((Ipv4Addr::new(a, b, c, 254), CLAIM_PORT)))?;
     for host in 1..=pods {
-        TcpListener::bind(SocketAddr::from((Ipv4Addr::new(a, b, c, host), port)))?;
-        TcpListener::bind(SocketAddr::from((Ipv4Addr::new(a, b, c, host), port + 1)))?;
+        for distance in PORTS {
+            TcpListener::bind(SocketAddr::from((Ipv4Addr::new(a, b, c, host), port + distance)))?;
+        }
     }
     Ok(claim)
 }

@@ -1,16 +1,48 @@
 //! What a world consists of: pods, services, and other manifests. Says nothing of how traffic is captured,
-//! so that the same topologies run on loopback and, later, in network namespaces.
+//! so that the same topologies run on loopback and in network namespaces.
 
-/// The namespace of all pods.
+use std::net::IpAddr;
+use std::ops::Range;
+
+/// The namespace of all pods and services that name no other.
 pub const NAMESPACE: &str = "shop";
+
+/// Ports are given as a distance from the world's own; so many are free on every pod. The distance 1 is the
+/// relay's.
+pub const PORTS: Range<u16> = 0..8;
+
+/// Which families of addresses pods and services have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Families {
+    /// IPv4 only.
+    #[default]
+    V4,
+    /// IPv6 only; in network namespaces.
+    V6,
+    /// Both, IPv4 first; in network namespaces.
+    Dual,
+}
+
+impl Families {
+    /// Of two addresses those that there are.
+    pub(crate) fn choose(self, v4: IpAddr, v6: IpAddr) -> Vec<IpAddr> {
+        match self {
+            Self::V4 => vec![v4],
+            Self::V6 => vec![v6],
+            Self::Dual => vec![v4, v6],
+        }
+    }
+}
 
 /// The pods and services of a world.
 #[derive(Debug, Clone, Default)]
 pub struct Topology {
+    pub(crate) families: Families,
     pub(crate) pods: Vec<PodSpec>,
     pub(crate) services: Vec<ServiceSpec>,
     pub(crate) files: Vec<(String, String)>,
     pub(crate) leaf_lifetime: Option<String>,
+    pub(crate) intermediate: bool,
 }
 
 /// What an application does with connections.
@@ -22,30 +54,58 @@ pub enum App {
     TcpEcho,
     /// Speaks first, then sends back what arrives.
     TcpBanner,
+    /// Speaks TLS with a certificate of its own, then sends back what arrives.
+    TlsEcho,
 }
 
 /// A pod.
 #[derive(Debug, Clone)]
 pub struct PodSpec {
     pub(crate) name: String,
+    pub(crate) namespace: String,
     pub(crate) app: String,
     pub(crate) version: String,
     pub(crate) service_account: String,
+    /// Where its main port is, in [`PORTS`].
+    pub(crate) at: u16,
     pub(crate) serves: Option<App>,
+    pub(crate) also: Vec<(u16, App)>,
     pub(crate) sidecar: bool,
     pub(crate) meshed: bool,
+    /// Whether it has a manifest.
+    pub(crate) known: bool,
     pub(crate) relayed: bool,
     pub(crate) arguments: Vec<String>,
+    pub(crate) redirect: Vec<String>,
 }
 
 /// A service in front of all pods of an app, or of one version of it.
 #[derive(Debug, Clone)]
 pub struct ServiceSpec {
     pub(crate) name: String,
-    pub(crate) port_name: String,
-    pub(crate) port: u16,
+    pub(crate) namespace: String,
+    pub(crate) ports: Vec<PortSpec>,
+    pub(crate) address: ServiceAddress,
     pub(crate) app: String,
     pub(crate) version: Option<String>,
+    pub(crate) selector: bool,
+}
+
+/// A port of a service.
+#[derive(Debug, Clone)]
+pub(crate) struct PortSpec {
+    pub(crate) name: String,
+    pub(crate) port: u16,
+    /// The pods' port, in [`PORTS`]; `None` is each pod's main port, wherever it has it.
+    pub(crate) target: Option<u16>,
+}
+
+/// What a service is reached by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ServiceAddress {
+    Virtual,
+    Headless,
+    ExternalName(String),
 }
 
 impl Topology {
@@ -95,6 +155,20 @@ impl Topology {
         self.leaf_lifetime = Some(lifetime.to_owned());
         self
     }
+
+    /// The families of addresses.
+    #[must_use]
+    pub fn families(mut self, families: Families) -> Self {
+        self.families = families;
+        self
+    }
+
+    /// mesh-control signs with a CA below the root instead of the root itself.
+    #[must_use]
+    pub fn intermediate(mut self) -> Self {
+        self.intermediate = true;
+        self
+    }
 }
 
 impl PodSpec {
@@ -102,14 +176,19 @@ impl PodSpec {
     pub fn client(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            namespace: NAMESPACE.to_owned(),
             app: name.to_owned(),
             version: "v1".to_owned(),
             service_account: name.to_owned(),
+            at: 0,
             serves: None,
+            also: Vec::new(),
             sidecar: true,
             meshed: true,
+            known: true,
             relayed: false,
             arguments: Vec::new(),
+            redirect: Vec::new(),
         }
     }
 
@@ -131,6 +210,40 @@ impl PodSpec {
     pub fn version(mut self, version: &str) -> Self {
         version.clone_into(&mut self.version);
         self
+    }
+
+    /// Another namespace.
+    #[must_use]
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
+    }
+
+    /// A service account of its own; after [`PodSpec::app`].
+    #[must_use]
+    pub fn service_account(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.service_account);
+        self
+    }
+
+    /// Its main port is at this distance, one of [`PORTS`].
+    #[must_use]
+    pub fn at(mut self, distance: u16) -> Self {
+        self.at = distance;
+        self
+    }
+
+    /// Serves a second port, at this distance.
+    #[must_use]
+    pub fn also(mut self, distance: u16, app: App) -> Self {
+        self.also.push((distance, app));
+        self
+    }
+
+    /// A machine without sidecar that is no pod: the mesh has no manifest of it.
+    #[must_use]
+    pub fn unknown(self) -> Self {
+        Self { known: false, ..self.outside_the_mesh() }
     }
 
     /// No sidecar and no label: the application itself listens on the pod's address.
@@ -156,6 +269,13 @@ impl PodSpec {
         self
     }
 
+    /// More arguments for the rules that capture its traffic.
+    #[must_use]
+    pub fn redirect(mut self, argument: &str) -> Self {
+        self.redirect.push(argument.to_owned());
+        self
+    }
+
     /// More arguments for its sidecar.
     #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {
@@ -169,11 +289,48 @@ impl ServiceSpec {
     pub fn new(name: &str, port_name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            port_name: port_name.to_owned(),
-            port: 80,
+            namespace: NAMESPACE.to_owned(),
+            ports: vec![PortSpec { name: port_name.to_owned(), port: 80, target: None }],
+            address: ServiceAddress::Virtual,
             app: name.to_owned(),
             version: None,
+            selector: true,
         }
+    }
+
+    /// Its first port has this number.
+    #[must_use]
+    pub fn on(mut self, port: u16) -> Self {
+        self.ports.iter_mut().take(1).for_each(|first| first.port = port);
+        self
+    }
+
+    /// One more port, which the pods have at this distance, one of [`PORTS`].
+    #[must_use]
+    pub fn port(mut self, port: u16, port_name: &str, distance: u16) -> Self {
+        self.ports.push(PortSpec { name: port_name.to_owned(), port, target: Some(distance) });
+        self
+    }
+
+    /// Without a virtual address.
+    #[must_use]
+    pub fn headless(mut self) -> Self {
+        self.address = ServiceAddress::Headless;
+        self
+    }
+
+    /// A name for a host outside of the mesh.
+    #[must_use]
+    pub fn external_name(mut self, host: &str) -> Self {
+        self.address = ServiceAddress::ExternalName(host.to_owned());
+        self
+    }
+
+    /// No pod is behind it until the scenario says which ([`crate::world::World::edit`]).
+    #[must_use]
+    pub fn without_selector(mut self) -> Self {
+        self.selector = false;
+        self
     }
 
     /// For another app's one version.
@@ -185,6 +342,16 @@ impl ServiceSpec {
     }
 
     pub(crate) fn selects(&self, pod: &PodSpec) -> bool {
-        pod.app == self.app && self.version.as_ref().is_none_or(|version| *version == pod.version)
+        self.selector
+            && pod.known
+            && pod.namespace == self.namespace
+            && pod.app == self.app
+            && self.version.as_ref().is_none_or(|version| *version == pod.version)
+    }
+
+    /// The names and numbers of the ports that this pod has for the service, as its EndpointSlice says them.
+    pub(crate) fn endpoint_ports(&self, pod: &PodSpec, base: u16) -> Vec<(&str, u16)> {
+        let number = |port: &PortSpec| base + port.target.unwrap_or(pod.at);
+        self.ports.iter().map(|port| (port.name.as_str(), number(port))).collect()
     }
 }

@@ -182,7 +182,7 @@ fn files_stay_readable() {
 #[test]
 fn every_file_says_what_it_is_for() {
     let mut files = Vec::new();
-    for part in ["mesh-common", "mesh-proxy", "mesh-control", "mesh-cli", "mesh-test"] {
+    for part in ["mesh-common", "mesh-proxy", "mesh-control", "mesh-cli", "mesh-test", "e2e"] {
         collect(&root().join(part).join("src"), &mut files);
     }
     let silent: Vec<_> =

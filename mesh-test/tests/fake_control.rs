@@ -32,7 +32,7 @@ fn serve_basics(control: &FakeControl, root_pem: &str, echo: std::net::SocketAdd
 }
 
 async fn echoes(sidecar: &LoneSidecar) -> Result<()> {
-    let mut stream = socks5(sidecar.addresses.outbound, "echo", 80).await?;
+    let mut stream = socks5(sidecar.addresses.outbound.context("no outbound port")?, "echo", 80).await?;
     stream.write_all(b"ping").await?;
     let mut answer = [0; 4];
     stream.read_exact(&mut answer).await?;

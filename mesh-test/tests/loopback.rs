@@ -1,13 +1,14 @@
 //! Every scenario on loopback: real processes, explicit ports, no capture.
 
 use mesh_test::scenario;
+use mesh_test::world::Way;
 
 macro_rules! scenarios {
     ($($name:ident),* $(,)?) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() -> anyhow::Result<()> {
-                scenario::play(stringify!($name)).await
+                scenario::play(stringify!($name), Way::Loopback).await
             }
         )*
 
@@ -32,6 +33,7 @@ scenarios! {
     certificates_rotate_under_load,
     bytes_are_tls,
     control_killed_under_load,
+    killed_without_control,
     callers_without_right,
     two_controls_agree,
     figures,
@@ -43,4 +45,19 @@ scenarios! {
     web_socket,
     endpoints_removed_under_load,
     drained_under_load,
+    pods_by_address,
+    external_name,
+    registry_only,
+    several_ports,
+    without_selector,
+    consumer_routes,
+    matches,
+    changes,
+    time_outs,
+    policies_by_level,
+    own_tls_passes,
+    issuer_below_the_root,
+    slow_clients,
+    malformed_http,
+    headers_of_one_hop,
 }

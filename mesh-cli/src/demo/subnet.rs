@@ -21,7 +21,7 @@ pub(super) struct Subnet {
 pub(crate) struct SubnetError(String);
 
 const ATTEMPTS: usize = 50;
-/// Marks a network as taken; nothing is ever sent to it.
+/// Marks a network as taken, for the demo and for tests alike; nothing is ever sent to it.
 const CLAIM_PORT: u16 = 15_099;
 /// The port that pods listen on, if it is free: people know it from other demos.
 const FAVOURITE: u16 = 9080;

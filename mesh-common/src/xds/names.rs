@@ -7,6 +7,12 @@ use std::str::FromStr;
 
 /// The secret that holds the mesh's trust bundle.
 pub const TRUST_BUNDLE: &str = "ROOTCA";
+/// The secret that stands for a workload's own key and certificate. Its content never travels.
+pub const OWN_CERTIFICATE: &str = "default";
+/// In the folder that `mesh-proxy certificate` writes, Envoy's secret [`OWN_CERTIFICATE`]: it names the files.
+pub const ENVOY_CERTIFICATE_FILE: &str = "envoy-certificate.json";
+/// In the same folder, Envoy's secret [`TRUST_BUNDLE`].
+pub const ENVOY_ROOTS_FILE: &str = "envoy-roots.json";
 /// The cluster that dials the address the client asked for, in plaintext.
 pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
 /// The cluster that refuses every connection.

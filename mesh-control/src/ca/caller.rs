@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::header::AUTHORIZATION;
 use mesh_common::spiffe::SpiffeId;
@@ -16,7 +17,16 @@ pub enum Caller {
     /// By a token: one pod.
     Token(TokenIdentity),
     /// By a client certificate: any pod of an identity.
-    Certificate(SpiffeId),
+    Certificate(PeerCertificate),
+}
+
+/// A client certificate whose chain TLS has verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerCertificate {
+    /// Its one URI name, of our trust domain.
+    pub identity: SpiffeId,
+    /// When it ends.
+    pub not_after: SystemTime,
 }
 
 impl Caller {
@@ -26,7 +36,23 @@ impl Caller {
             Self::Token(token) => {
                 token.pod.key == pod.key && token.pod.service_account == pod.service_account
             }
-            Self::Certificate(identity) => pod.identity.as_ref() == Some(identity),
+            Self::Certificate(certificate) => pod.identity.as_ref() == Some(&certificate.identity),
+        }
+    }
+
+    /// When what proved it ends: nothing that it asked for may last longer.
+    pub fn not_after(&self) -> SystemTime {
+        match self {
+            Self::Token(token) => token.not_after,
+            Self::Certificate(certificate) => certificate.not_after,
+        }
+    }
+
+    /// What proved it, in a word.
+    pub fn credential(&self) -> &'static str {
+        match self {
+            Self::Token(_) => "token",
+            Self::Certificate(_) => "certificate",
         }
     }
 }
@@ -35,7 +61,7 @@ impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Token(token) => token.fmt(f),
-            Self::Certificate(identity) => identity.fmt(f),
+            Self::Certificate(certificate) => certificate.identity.fmt(f),
         }
     }
 }
@@ -79,10 +105,10 @@ impl Authenticator {
     pub fn stream(
         &self,
         headers: &http::HeaderMap,
-        certificate: Option<SpiffeId>,
+        certificate: Option<PeerCertificate>,
     ) -> Result<Caller, CallerError> {
         match certificate {
-            Some(identity) => Ok(Caller::Certificate(identity)),
+            Some(certificate) => Ok(Caller::Certificate(certificate)),
             None if headers.contains_key(AUTHORIZATION) => self.token(headers).map(Caller::Token),
             None => Err(CallerError::Nothing),
         }

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -25,12 +25,14 @@ const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     /// A file or folder cannot be used.
-    #[error("{path}: {source}")]
+    #[error(
+        "{path} cannot be used: {reason}; give a folder that this user may write, or a file that this user may read"
+    )]
     File {
         /// Which one.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// One half of the root is missing.
     #[error(
@@ -102,7 +104,7 @@ impl Authority {
         let unusable = |path: &Path, reason: String| RootError::Unusable { path: path.to_owned(), reason };
         let chain = trust::parse_certificates(&read(chain_path)?)
             .map_err(|e: TrustError| unusable(chain_path, e.to_string()))?;
-        let key = KeyPair::from_pem(&read(key_path)?)
+        let key = KeyPair::from_pem(&read_key(key_path)?)
             .map_err(|_| unusable(key_path, "it is not a private key in PKCS#8 PEM".to_owned()))?;
         let not_after = check_chain(&chain, &key).map_err(|reason| unusable(chain_path, reason))?;
         let issuer =
@@ -124,7 +126,7 @@ pub fn token_signer(folder: &Path) -> Result<KeyPair, RootError> {
         create(&path, &KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?.serialize_pem(), 0o600)?;
     }
     let unusable = |reason: &str| RootError::Unusable { path: path.clone(), reason: reason.to_owned() };
-    let key = KeyPair::from_pem(&read(&path)?)
+    let key = KeyPair::from_pem(&read_key(&path)?)
         .map_err(|_| unusable("it is not a private key in PKCS#8 PEM; restore it or move it away"))?;
     if key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
         return Err(unusable("tokens are signed with an EC P-256 key, and this is another one"));
@@ -186,11 +188,26 @@ fn check_chain(chain: &[CertificateDer<'_>], key: &KeyPair) -> Result<SystemTime
 }
 
 fn file_error(path: &Path) -> impl Fn(std::io::Error) -> RootError + '_ {
-    move |source| RootError::File { path: path.to_owned(), source }
+    move |reason| RootError::File { path: path.to_owned(), reason }
 }
 
 fn read(path: &Path) -> Result<String, RootError> {
     fs::read_to_string(path).map_err(file_error(path))
+}
+
+/// Reads a key, and warns when others may read it too.
+fn read_key(path: &Path) -> Result<String, RootError> {
+    let key = read(path)?;
+    let mode = fs::metadata(path).map_err(file_error(path))?.permissions().mode();
+    if let Some(fix) = loose(path, mode) {
+        tracing::warn!(file = %path.display(), mode = format!("{:o}", mode & 0o777), fix, "others can use this private key");
+    }
+    Ok(key)
+}
+
+/// What to do about a key that its group or everybody may read or write.
+fn loose(path: &Path, mode: u32) -> Option<String> {
+    (mode & 0o077 != 0).then(|| format!("chmod 600 {}", path.display()))
 }
 
 fn exists(path: &Path) -> Result<bool, RootError> {
@@ -230,9 +247,18 @@ fn create(path: &Path, text: &str, mode: u32) -> Result<(), RootError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
+
+    #[test]
+    fn a_key_that_others_may_use_is_told_with_its_remedy() {
+        let path = Path::new("state/root-key.pem");
+        for mode in [0o100_640, 0o604, 0o620, 0o602, 0o100_644, 0o777] {
+            assert_eq!(loose(path, mode).unwrap(), "chmod 600 state/root-key.pem", "{mode:o}");
+        }
+        for mode in [0o100_600, 0o400, 0o700] {
+            assert_eq!(loose(path, mode), None, "{mode:o}");
+        }
+    }
 
     #[test]
     fn a_root_is_made_once_and_read_after() {

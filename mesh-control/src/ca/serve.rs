@@ -11,17 +11,18 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::caller::{Authenticator, CallerError};
-use super::rate::RateLimit;
+use super::rate::{Pace, RateLimit};
 use super::root::Authority;
 use super::sign::{self, SignError, Subject};
 use super::token::TokenIdentity;
 use crate::model::store::SharedModel;
 use crate::serve::metrics::Metrics;
 
-/// A pod may ask this often at once, then once in each [`RATE_INTERVAL`]: enough for leaves of a minute, and
+/// How often a pod may ask: enough for leaves of a minute, and
 /// for a proxy that is restarted again and again.
-const RATE_BURST: u32 = 30;
-const RATE_INTERVAL: Duration = Duration::from_secs(2);
+const RATE: Pace = Pace { burst: 30, interval: Duration::from_secs(2) };
+/// More pods than this do not ask within a minute.
+const RATED_PODS: usize = 100_000;
 
 /// The service.
 pub struct CertificateService {
@@ -42,7 +43,7 @@ impl CertificateService {
         leaf_lifetime: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let rate = Mutex::new(RateLimit::new(RATE_BURST, RATE_INTERVAL));
+        let rate = Mutex::new(RateLimit::new(RATE, RATED_PODS));
         Self { authority, authenticator, model, leaf_lifetime, rate, metrics }
     }
 

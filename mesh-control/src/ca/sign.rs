@@ -22,6 +22,16 @@ use super::root::Authority;
 
 /// Requests above this size are refused.
 const MAX_CSR_BYTES: usize = 16 << 10;
+/// What a request may be signed with: ECDSA and RSA (PKCS#1) over SHA-256, 384 and 512; Ed25519.
+const SIGNATURES: [&str; 7] = [
+    "1.2.840.10045.4.3.2",
+    "1.2.840.10045.4.3.3",
+    "1.2.840.10045.4.3.4",
+    "1.2.840.113549.1.1.11",
+    "1.2.840.113549.1.1.12",
+    "1.2.840.113549.1.1.13",
+    "1.3.101.112",
+];
 /// Clocks of workloads may be this much behind.
 const BACKDATED: Duration = Duration::from_secs(120);
 /// The longest certificate, whatever the options say, is bounded by the issuer's end; the shortest is this.
@@ -100,6 +110,9 @@ pub fn check(pem: &str, caller: &SpiffeId) -> Result<CheckedRequest, SignError> 
         return Err(malformed("the signature is not a whole number of bytes"));
     }
     check_key(&info.subject_pki)?;
+    if !SIGNATURES.contains(&request.signature_algorithm.algorithm.to_id_string().as_str()) {
+        return Err(malformed("its signature is not over SHA-256, SHA-384 or SHA-512, nor Ed25519"));
+    }
     request.verify_signature().map_err(|_| SignError::Signature)?;
     for attribute in info.iter_attributes() {
         match attribute.parsed_attribute() {

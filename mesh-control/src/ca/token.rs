@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use mesh_common::xds::names::TOKEN_AUDIENCE;
@@ -75,6 +76,14 @@ pub enum TokenError {
         /// Of the pod.
         actual: String,
     },
+    /// The pod runs elsewhere.
+    #[error("the token is for a pod on the node {claimed:?}, but the pod is on {actual:?}")]
+    Node {
+        /// Of the token.
+        claimed: String,
+        /// Of the pod.
+        actual: String,
+    },
     /// Another pod of the same name.
     #[error("the token is for an earlier pod of this name")]
     Uid,
@@ -85,6 +94,8 @@ pub enum TokenError {
 pub struct TokenIdentity {
     /// The pod, as the model knows it.
     pub pod: Arc<Workload>,
+    /// From when on the token is not taken any more.
+    pub not_after: SystemTime,
 }
 
 impl fmt::Display for TokenIdentity {
@@ -97,6 +108,9 @@ impl fmt::Display for TokenIdentity {
 #[derive(Debug, Deserialize)]
 struct Claims {
     sub: String,
+    /// Required by the validation, which names it if it is missing.
+    #[serde(default)]
+    exp: u64,
     #[serde(rename = "kubernetes.io")]
     kubernetes: KubernetesClaims,
 }
@@ -106,6 +120,8 @@ struct KubernetesClaims {
     namespace: String,
     pod: Reference,
     serviceaccount: Reference,
+    /// Kubernetes says where the pod runs since 1.30.
+    node: Option<Reference>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -141,10 +157,14 @@ impl TokenVerifier {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLarge);
         }
-        let Claims { sub, kubernetes } = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
-            .map_err(|error| TokenError::Invalid(describe(&error)))?
-            .claims;
-        let KubernetesClaims { namespace, pod, serviceaccount } = kubernetes;
+        let Claims { sub, exp, kubernetes } =
+            jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
+                .map_err(|error| TokenError::Invalid(describe(&error)))?
+                .claims;
+        let KubernetesClaims { namespace, pod, serviceaccount, node } = kubernetes;
+        let not_after = SystemTime::UNIX_EPOCH
+            .checked_add(Duration::from_secs(exp.saturating_add(LEEWAY_SECONDS)))
+            .ok_or_else(|| TokenError::Invalid("its exp is not a time".to_owned()))?;
         if sub != format!("system:serviceaccount:{namespace}:{}", serviceaccount.name) {
             return Err(TokenError::Subject {
                 subject: sub,
@@ -159,10 +179,13 @@ impl TokenVerifier {
             let actual = found.service_account.clone();
             return Err(TokenError::ServiceAccount { claimed: serviceaccount.name, actual });
         }
+        if let Some(node) = node.filter(|node| node.name != found.node) {
+            return Err(TokenError::Node { claimed: node.name, actual: found.node.clone() });
+        }
         if pods.pod_uid(&found.key).is_some_and(|uid| uid != pod.uid) {
             return Err(TokenError::Uid);
         }
-        Ok(TokenIdentity { pod: found })
+        Ok(TokenIdentity { pod: found, not_after })
     }
 }
 

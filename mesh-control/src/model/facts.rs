@@ -2,10 +2,12 @@
 //! [`Facts`], so that what a resource was made from is known exactly: that is what its version is a
 //! hash of, and what tells which resources a change concerns.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use mesh_common::spiffe::SpiffeId;
 
 use super::route::PortRoutes;
 use super::service::{PortEndpoints, Service};
@@ -21,6 +23,10 @@ pub enum FactKey {
     Ranges,
     /// A service without its endpoints.
     Service(ServiceKey),
+    /// The names of all services.
+    Services,
+    /// The identities behind one port of a service.
+    Identities(ServiceKey, u16),
     /// The endpoints of one port of a service.
     Endpoints(ServiceKey, u16),
     /// The routing rules of one port of a service.
@@ -46,6 +52,8 @@ pub enum Destination {
     Pod(Arc<PodDestination>),
     /// A virtual address of the mesh, but no service has this port. Nothing listens there.
     NoSuchPort(ServiceKey),
+    /// Several pods claim the address for themselves: whose identity to expect is not known, so it must not be dialled.
+    Contested,
 }
 
 /// A pod that is dialled by its own address.
@@ -69,6 +77,11 @@ pub trait Facts {
     fn ranges(&self) -> Arc<Vec<IpNet>>;
     /// [`FactKey::Service`].
     fn service(&self, key: &ServiceKey) -> Option<Arc<Service>>;
+    /// [`FactKey::Services`].
+    fn services(&self) -> Arc<BTreeSet<ServiceKey>>;
+    /// [`FactKey::Identities`]: of all endpoints that take mutual TLS; `None` when the service or port does not
+    /// exist. It changes far less often than the endpoints.
+    fn identities(&self, key: &ServiceKey, port: u16) -> Option<Arc<BTreeSet<SpiffeId>>>;
     /// [`FactKey::Endpoints`]; `None` when the service or port does not exist.
     fn endpoints(&self, key: &ServiceKey, port: u16) -> Option<Arc<PortEndpoints>>;
     /// [`FactKey::Routes`]; `None` when no route has this port as parent.

@@ -1,6 +1,7 @@
 //! Workloads: the pods, as far as the mesh cares.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
 use mesh_common::spiffe::SpiffeId;
@@ -9,8 +10,8 @@ use super::WorkloadKey;
 use super::policy::MtlsMode;
 use super::service::Protocol;
 
-/// A pod.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// A pod. Its hash, and so the version of what is translated from it, leaves out the labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workload {
     /// Its key.
     pub key: WorkloadKey,
@@ -42,10 +43,38 @@ pub struct Workload {
     pub zone: String,
     /// Its node's region.
     pub region: String,
-    /// Labels, for selectors of policies.
+    /// Labels, for selectors of policies, inside of the model only. Translation must not read them: a resource would
+    /// change without its version.
     pub labels: BTreeMap<String, String>,
     /// It is neither finished nor being replaced: it may hold a stream and get a certificate.
     pub live: bool,
+}
+
+impl Hash for Workload {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let Self {
+            key,
+            addresses,
+            host_network,
+            identity,
+            service_account,
+            meshed,
+            workload_name,
+            workload_kind,
+            canonical_service,
+            canonical_revision,
+            app,
+            version,
+            node,
+            zone,
+            region,
+            labels: _,
+            live,
+        } = self;
+        (key, addresses, host_network, identity, service_account, meshed).hash(hasher);
+        (workload_name, workload_kind, canonical_service, canonical_revision).hash(hasher);
+        (app, version, node, zone, region, live).hash(hasher);
+    }
 }
 
 /// Kind of a pod's owner.

@@ -4,12 +4,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_common::xds::ResourceType;
 use tokio::time::Instant;
 
 use super::cache::{Answer, Key, Resource};
 use super::recorder::Version;
+use super::subscribed::{Held, Outstanding, TypeState, shorten};
+use super::wildcard::{EVERYTHING, has_everything};
 
 /// Bounds of one stream.
 #[derive(Debug, Clone, Copy)]
@@ -18,12 +21,17 @@ pub struct Limits {
     pub names: usize,
     /// Their bytes.
     pub name_bytes: usize,
+    /// Bytes of one of them.
+    pub name_length: usize,
     /// Resources and removed names in one response.
     pub response_resources: usize,
     /// Bytes of resources in one response, unless a single one is larger.
     pub response_bytes: usize,
     /// Bytes kept of the text of a NACK.
     pub nack_bytes: usize,
+    /// How long what a client has by asking for everything outlives its end, so that all that referred to it
+    /// is told before.
+    pub removal_grace: Duration,
 }
 
 impl Default for Limits {
@@ -31,10 +39,18 @@ impl Default for Limits {
         Self {
             names: 10_000,
             name_bytes: 1 << 20,
+            name_length: 1024,
             response_resources: 1_000,
             response_bytes: 1 << 20,
             nack_bytes: 4096,
+            removal_grace: Duration::from_secs(1),
         }
+    }
+}
+
+impl Limits {
+    fn uncut(self) -> Self {
+        Self { response_resources: usize::MAX, response_bytes: usize::MAX, ..self }
     }
 }
 
@@ -97,8 +113,19 @@ pub enum Refusal {
     /// Too long names.
     #[error("the names the stream subscribes to would take more than {0} bytes; unsubscribe from some first")]
     TooManyBytes(usize),
+    /// A too long name.
+    #[error("a name of {0} bytes is no resource's; names have at most {1} bytes")]
+    LongName(usize, usize),
+    /// A client that wants everything holds too much that is not there.
+    #[error(
+        "the client holds more than {0} resources, or names of more than {1} bytes, that do not exist any more; \
+         start it without them"
+    )]
+    HoldsTooMuch(usize, usize),
     /// Everything was asked for.
-    #[error("{0} without names, or with the name *, asks for everything; subscribe to resources by name")]
+    #[error(
+        "{0} without names, or with the name *, asks for everything, which only an Envoy may, of cds and lds; subscribe to resources by name"
+    )]
     Wildcard(&'static str),
 }
 
@@ -123,58 +150,26 @@ pub struct TypeStatus {
 #[derive(Debug)]
 pub struct DeltaState {
     limits: Limits,
+    /// Whether this client may ask for everything.
+    everything: bool,
+    /// Whether all of a type that can be asked for as everything is in one response.
+    whole: bool,
     types: BTreeMap<ResourceType, TypeState>,
     names: usize,
     name_bytes: usize,
     nonces: u64,
 }
 
-#[derive(Debug, Default)]
-struct TypeState {
-    names: HashMap<Arc<str>, Held>,
-    /// Names to look at. True: to be told even if the client holds the same (it subscribed again).
-    waiting: BTreeMap<Arc<str>, bool>,
-    /// The response that has yet to be acknowledged.
-    outstanding: Option<Outstanding>,
-    acks: u64,
-    nacks: u64,
-    last_nack: Option<String>,
-}
-
-#[derive(Debug)]
-struct Outstanding {
-    nonce: String,
-    sent: Instant,
-    names: Vec<Arc<str>>,
-}
-
-/// What the client knows of a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Held {
-    knows: Knows,
-    acked: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Knows {
-    Nothing,
-    Missing,
-    Version(Version),
-}
-
-impl Knows {
-    fn of(answer: &Answer) -> Self {
-        match answer {
-            Answer::Found(resource) => Self::Version(resource.version),
-            Answer::Missing => Self::Missing,
-        }
-    }
-}
-
 impl DeltaState {
     /// A stream without subscriptions.
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, types: BTreeMap::new(), names: 0, name_bytes: 0, nonces: 0 }
+    pub fn new(limits: Limits, everything: bool) -> Self {
+        let types = BTreeMap::new();
+        Self { limits, everything, whole: false, types, names: 0, name_bytes: 0, nonces: 0 }
+    }
+
+    /// Does not cut responses of listeners and clusters.
+    pub fn whole(self) -> Self {
+        Self { whole: true, ..self }
     }
 
     /// Takes a request.
@@ -182,32 +177,83 @@ impl DeltaState {
     /// # Errors
     /// When the stream has to end because of it.
     pub fn request(&mut self, kind: ResourceType, request: DeltaRequest) -> Result<Effects, Refusal> {
-        let DeltaRequest { subscribe, unsubscribe, initial_versions, nonce, error } = request;
+        let DeltaRequest { mut subscribe, unsubscribe, mut initial_versions, nonce, error } = request;
         let first = !self.types.contains_key(&kind);
-        let wildcard_type = matches!(kind, ResourceType::Listener | ResourceType::Cluster);
+        let wildcard_type = has_everything(kind);
         // A first request without names is the old form of asking for everything, for these two types.
-        if subscribe.iter().any(|name| name == "*") || (first && wildcard_type && subscribe.is_empty()) {
+        let named = subscribe.len();
+        subscribe.retain(|name| name != EVERYTHING);
+        let everything = subscribe.len() < named || (first && wildcard_type && named == 0);
+        if everything && !(self.everything && wildcard_type) {
             return Err(Refusal::Wildcard(kind.short()));
+        }
+        if !first {
+            initial_versions.clear();
         }
         let verdict = self.verdict(kind, nonce, error);
         let unwatch = self.unsubscribe(kind, unsubscribe);
-        match self.subscribe(kind, subscribe, first.then_some(initial_versions)) {
-            Ok(watch) => Ok(Effects { watch, unwatch, verdict }),
+        match self.subscribe(kind, subscribe, &initial_versions) {
+            Ok(mut watch) => {
+                watch.extend(everything.then(|| self.everything(kind, initial_versions)).flatten());
+                Ok(Effects { watch, unwatch, verdict })
+            }
             Err(refusal) => {
                 // The stream ends: whoever takes it off the list must still find all that it watches.
                 let state = self.types.entry(kind).or_default();
                 for (_, name) in unwatch {
-                    state.names.insert(name, Held { knows: Knows::Nothing, acked: false });
+                    state.names.insert(name, Held::new(None, true));
                 }
                 Err(refusal)
             }
         }
     }
 
+    /// A type whose list of all names must be taken again: see [`DeltaState::take_list`].
+    pub fn stale_list(&mut self) -> Option<ResourceType> {
+        let mut types = self.types.iter_mut();
+        types.find_map(|(kind, state)| state.wildcard.take_stale().then_some(*kind))
+    }
+
+    /// Takes the list of all names of a type.
+    ///
+    /// # Errors
+    /// When the stream has to end because of what the client holds.
+    pub fn take_list(
+        &mut self,
+        kind: ResourceType,
+        names: Vec<Arc<str>>,
+        now: Instant,
+    ) -> Result<Effects, Refusal> {
+        self.types.entry(kind).or_default().take_list(&self.limits, kind, names, now)
+    }
+
+    /// Tells all subscribed names of a type again.
+    pub fn tell_again(&mut self, kind: ResourceType) {
+        if let Some(state) = self.types.get_mut(&kind) {
+            state.waiting.extend(state.names.keys().map(|name| (Arc::clone(name), true)));
+        }
+    }
+
+    /// Takes the response of this type that is on its way as acknowledged.
+    pub fn acknowledge(&mut self, kind: ResourceType) {
+        if let Some(state) = self.types.get_mut(&kind)
+            && let Some(response) = state.outstanding.take()
+        {
+            state.acknowledged(&response.names);
+        }
+    }
+
+    /// Whether a response of this type has yet to be acknowledged.
+    pub fn awaits(&self, kind: ResourceType) -> bool {
+        self.types.get(&kind).is_some_and(|state| state.outstanding.is_some())
+    }
+
     /// Says that a name stands for something else than before.
     pub fn changed(&mut self, (kind, name): &Key) {
         let Some(state) = self.types.get_mut(kind) else { return };
-        if state.names.contains_key(name) {
+        if **name == *EVERYTHING {
+            state.wildcard.changed();
+        } else if state.names.contains_key(name) {
             state.waiting.entry(Arc::clone(name)).or_insert(false);
         }
     }
@@ -223,17 +269,44 @@ impl DeltaState {
             if state.outstanding.is_some() {
                 continue;
             }
-            let (resources, removed) = state.take(&self.limits, |name| answer(&(kind, Arc::clone(name))));
+            let limits = if self.whole && has_everything(kind) { self.limits.uncut() } else { self.limits };
+            let (resources, removed) = state.take(&limits, |name| answer(&(kind, Arc::clone(name))));
             if resources.is_empty() && removed.is_empty() {
                 continue;
             }
-            self.nonces += 1;
-            let nonce = format!("{:x}", self.nonces);
-            let names = resources.iter().map(|(name, _)| name).chain(&removed).cloned().collect();
-            state.outstanding = Some(Outstanding { nonce: nonce.clone(), sent: now, names });
-            return Some(DeltaResponse { kind, nonce, resources, removed });
+            return Some(self.respond(now, kind, resources, removed));
+        }
+        self.next_removal(now)
+    }
+
+    /// What left everything, once nothing is on its way: what refers to others goes first.
+    fn next_removal(&mut self, now: Instant) -> Option<DeltaResponse> {
+        if self.types.values().any(|state| state.outstanding.is_some()) {
+            return None;
+        }
+        for kind in ResourceType::ALL.into_iter().rev() {
+            let Some(state) = self.types.get_mut(&kind) else { continue };
+            let gone = state.take_gone(now, self.limits.removal_grace, self.limits.response_resources);
+            if !gone.is_empty() {
+                return Some(self.respond(now, kind, Vec::new(), gone));
+            }
         }
         None
+    }
+
+    fn respond(
+        &mut self,
+        now: Instant,
+        kind: ResourceType,
+        resources: Vec<(Arc<str>, Arc<Resource>)>,
+        removed: Vec<Arc<str>>,
+    ) -> DeltaResponse {
+        self.nonces += 1;
+        let nonce = format!("{:x}", self.nonces);
+        let names = resources.iter().map(|(name, _)| name).chain(&removed).cloned().collect();
+        let state = self.types.entry(kind).or_default();
+        state.outstanding = Some(Outstanding { nonce: nonce.clone(), sent: now, names });
+        DeltaResponse { kind, nonce, resources, removed }
     }
 
     /// When the oldest response was sent that has yet to be acknowledged.
@@ -241,9 +314,12 @@ impl DeltaState {
         self.types.values().filter_map(|state| Some(state.outstanding.as_ref()?.sent)).min()
     }
 
-    /// Every subscribed name.
+    /// Everything that is watched.
     pub fn subscriptions(&self) -> impl Iterator<Item = Key> {
-        self.types.iter().flat_map(|(kind, state)| state.names.keys().map(|name| (*kind, Arc::clone(name))))
+        self.types.iter().flat_map(|(kind, state)| {
+            let list = state.wildcard.on.then(|| Arc::from(EVERYTHING));
+            state.names.keys().cloned().chain(list).map(|name| (*kind, name))
+        })
     }
 
     /// For admin pages.
@@ -263,11 +339,7 @@ impl DeltaState {
             None => {
                 state.acks += 1;
                 state.last_nack = None;
-                for name in answered.names {
-                    if let Some(held) = state.names.get_mut(&name) {
-                        held.acked = true;
-                    }
-                }
+                state.acknowledged(&answered.names);
                 Some(Verdict::Ack)
             }
             Some(text) => {
@@ -283,29 +355,60 @@ impl DeltaState {
         let state = self.types.entry(kind).or_default();
         let mut unwatch = Vec::new();
         for name in names {
-            if let Some((name, _)) = state.names.remove_entry(name.as_str()) {
+            if name == EVERYTHING && state.wildcard.on {
+                unwatch.push((kind, Arc::from(EVERYTHING)));
+                for name in state.wildcard.turn_off() {
+                    if state.names.get(&name).is_some_and(|held| !held.own) {
+                        state.names.remove(&name);
+                        state.waiting.remove(&name);
+                        unwatch.push((kind, name));
+                    }
+                }
+                continue;
+            }
+            let Some(held) = state.names.get_mut(name.as_str()).filter(|held| held.own) else { continue };
+            self.names -= 1;
+            self.name_bytes -= name.len();
+            held.own = false;
+            if !state.wildcard.lists(&name)
+                && let Some((name, _)) = state.names.remove_entry(name.as_str())
+            {
                 state.waiting.remove(&name);
-                self.names -= 1;
-                self.name_bytes -= name.len();
                 unwatch.push((kind, name));
             }
         }
         unwatch
     }
 
+    /// Turns everything on: the list is watched. Asked for again, it is told again.
+    fn everything(&mut self, kind: ResourceType, held: HashMap<String, String>) -> Option<Key> {
+        let state = self.types.entry(kind).or_default();
+        if state.wildcard.on {
+            state.waiting.extend(state.wildcard.listed().map(|name| (Arc::clone(name), true)));
+            return None;
+        }
+        state.wildcard.turn_on(held);
+        Some((kind, Arc::from(EVERYTHING)))
+    }
+
     fn subscribe(
         &mut self,
         kind: ResourceType,
         names: Vec<String>,
-        initial: Option<HashMap<String, String>>,
+        initial: &HashMap<String, String>,
     ) -> Result<Vec<Key>, Refusal> {
         let limits = self.limits;
         let state = self.types.entry(kind).or_default();
         let mut watch = Vec::new();
         for name in names {
-            if let Some((name, _)) = state.names.get_key_value(name.as_str()) {
-                state.waiting.insert(Arc::clone(name), true);
+            let known =
+                state.names.get_key_value(name.as_str()).map(|(name, held)| (Arc::clone(name), held.own));
+            if let Some((name, true)) = known {
+                state.waiting.insert(name, true);
                 continue;
+            }
+            if name.len() > limits.name_length {
+                return Err(Refusal::LongName(name.len(), limits.name_length));
             }
             if self.names == limits.names {
                 return Err(Refusal::TooManyNames(limits.names));
@@ -316,75 +419,21 @@ impl DeltaState {
             self.names += 1;
             self.name_bytes += name.len();
             // A version that is not ours cannot be what we have: the client is told, as if it held nothing.
-            let known = initial.as_ref().and_then(|held| held.get(&name)).and_then(|text| text.parse().ok());
-            let knows = known.map_or(Knows::Nothing, Knows::Version);
+            if let Some((name, _)) = known {
+                // Part of everything until now.
+                state.names.entry(Arc::clone(&name)).and_modify(|held| held.own = true);
+                state.waiting.insert(Arc::clone(&name), true);
+                if state.wildcard.stays(&name) {
+                    watch.push((kind, name));
+                }
+                continue;
+            }
+            let version = initial.get(&name).and_then(|text| text.parse().ok());
             let name: Arc<str> = name.into();
-            state.names.insert(Arc::clone(&name), Held { acked: known.is_some(), knows });
+            state.names.insert(Arc::clone(&name), Held::new(version, true));
             state.waiting.insert(Arc::clone(&name), false);
             watch.push((kind, name));
         }
         Ok(watch)
     }
-}
-
-type Chunk = (Vec<(Arc<str>, Arc<Resource>)>, Vec<Arc<str>>);
-
-impl TypeState {
-    /// Takes what waits, up to the bounds of one response; the rest waits for the next one.
-    fn take(&mut self, limits: &Limits, mut answer: impl FnMut(&Arc<str>) -> Option<Answer>) -> Chunk {
-        let (mut resources, mut removed, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while let Some(waiting) = self.waiting.first_entry() {
-            let (name, again) = (Arc::clone(waiting.key()), *waiting.get());
-            let now = answer(&name);
-            let (Some(held), Some(now)) = (self.names.get_mut(&name), now) else {
-                waiting.remove();
-                continue;
-            };
-            if held.knows == Knows::of(&now) && !again {
-                waiting.remove();
-                continue;
-            }
-            let size = name.len() + if let Answer::Found(resource) = &now { resource.body.len() } else { 0 };
-            let count = resources.len() + removed.len();
-            if count > 0 && (count == limits.response_resources || bytes + size > limits.response_bytes) {
-                break;
-            }
-            waiting.remove();
-            bytes += size;
-            *held = Held { knows: Knows::of(&now), acked: false };
-            match now {
-                Answer::Found(resource) => resources.push((name, resource)),
-                Answer::Missing => removed.push(name),
-            }
-        }
-        (resources, removed)
-    }
-
-    fn status(&self, kind: ResourceType) -> TypeStatus {
-        let mut names: Vec<_> = self
-            .names
-            .iter()
-            .map(|(name, held)| {
-                let version = if let Knows::Version(version) = held.knows { Some(version) } else { None };
-                (Arc::clone(name), version, held.acked)
-            })
-            .collect();
-        names.sort();
-        TypeStatus {
-            kind,
-            names,
-            waiting: self.waiting.len(),
-            acks: self.acks,
-            nacks: self.nacks,
-            last_nack: self.last_nack.clone(),
-        }
-    }
-}
-
-fn shorten(mut text: String, bytes: usize) -> String {
-    if text.len() > bytes {
-        let end = (0..=bytes).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-        text.truncate(end);
-    }
-    text
 }

@@ -3,28 +3,40 @@
 //! nobody is ever answered from a model that was not read completely.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mesh_common::process::DrainGuard;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::cache::{Cache, Key, Refreshed, StreamId, Translator};
-use super::delta::{DeltaResponse, DeltaState, Limits, TypeStatus};
+use super::binding::Binding;
+use super::cache::{Answer, Cache, Key, Refreshed, StreamId, Translator};
+use super::delta::{Limits, Refusal, TypeStatus};
+use super::limit::{Exceeded, Limiter, Permit};
 use super::metrics::Metrics;
 use super::node::NodeClaims;
+use super::protocol::{State, Told};
 use super::recorder::Client;
 use super::throttle::Throttle;
+use super::wildcard::EVERYTHING;
 use crate::ca::caller::Authenticator;
+use crate::model::WorkloadKey;
 use crate::model::store::{Changes, SharedModel};
+use crate::translate::everything;
 
 /// At most one change of a resource goes out in this time.
 const CHANGE_INTERVAL: Duration = Duration::from_millis(100);
 /// Names translated under one hold of the cache's lock.
 const BATCH: usize = 64;
+/// Streams of one caller at one address that have not sent their first request. Many pods of one service account may
+/// be behind one address.
+const OPENING_STREAMS: usize = 256;
+
+/// Who opens a stream: the caller, and the address that he is at.
+pub(super) type OpeningPermit = Permit<(String, IpAddr)>;
 
 /// What a discovery server is made with.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +45,8 @@ pub struct Options {
     pub limits: Limits,
     /// Streams open at once.
     pub max_streams: usize,
+    /// Streams of one pod open at once.
+    pub max_streams_per_pod: usize,
     /// A client that does not answer a response for this long is cut.
     pub ack_timeout: Duration,
     /// How long a stream outlives its pod.
@@ -46,6 +60,7 @@ impl Default for Options {
         Self {
             limits: Limits::default(),
             max_streams: 20_000,
+            max_streams_per_pod: 16,
             ack_timeout: Duration::from_secs(60),
             pod_grace: Duration::from_secs(30),
             check_interval: Duration::from_secs(2),
@@ -59,7 +74,10 @@ pub struct Discovery {
     pub(super) authenticator: Authenticator,
     pub(super) metrics: Arc<Metrics>,
     pub(super) options: Options,
-    pub(super) slots: Arc<Semaphore>,
+    /// Streams that wait for their first request.
+    pub(super) opening: Arc<Limiter<(String, IpAddr)>>,
+    /// Streams whose pod is known.
+    open: Arc<Limiter<WorkloadKey>>,
     cache: Mutex<Cache>,
     streams: Mutex<BTreeMap<StreamId, Arc<Stream>>>,
     ids: AtomicU64,
@@ -80,7 +98,8 @@ pub struct Stream {
     /// For whom is translated.
     pub client: Arc<Client>,
     pub(super) wake: Notify,
-    state: Mutex<DeltaState>,
+    state: Mutex<State>,
+    _place: Option<Permit<WorkloadKey>>,
 }
 
 impl Stream {
@@ -89,7 +108,7 @@ impl Stream {
         self.state().status()
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, DeltaState> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 }
@@ -108,7 +127,8 @@ impl Discovery {
             authenticator,
             metrics,
             options,
-            slots: Arc::new(Semaphore::new(options.max_streams)),
+            opening: Limiter::new(OPENING_STREAMS, options.max_streams),
+            open: Limiter::new(options.max_streams_per_pod, options.max_streams),
             cache: Mutex::new(Cache::new(translator)),
             streams: Mutex::default(),
             ids: AtomicU64::new(1),
@@ -152,28 +172,31 @@ impl Discovery {
         lock(&self.streams).values().cloned().collect()
     }
 
-    /// Opens a stream in the list.
+    /// Opens a stream in the list, if there is a place for it.
     pub(super) fn enlist(
         &self,
         peer: SocketAddr,
-        caller: String,
         claims: NodeClaims,
-        client: Arc<Client>,
-    ) -> Arc<Stream> {
+        binding: &Binding,
+        state: State,
+    ) -> Result<Arc<Stream>, Exceeded> {
+        let client = Arc::clone(binding.client());
+        let place = client.workload.clone().map(|pod| self.open.take(pod)).transpose()?;
+        let caller = binding.caller().to_string();
         let id = StreamId(self.ids.fetch_add(1, Ordering::Relaxed));
-        let state = Mutex::new(DeltaState::new(self.options.limits));
+        let state = Mutex::new(state);
         let (since, wake) = (jiff::Timestamp::now(), Notify::new());
-        let stream = Arc::new(Stream { id, peer, since, caller, claims, client, wake, state });
+        let stream = Arc::new(Stream { id, peer, since, caller, claims, client, wake, state, _place: place });
         lock(&self.streams).insert(id, Arc::clone(&stream));
         self.metrics.streams.inc();
-        stream
+        Ok(stream)
     }
 
     /// Takes a stream off the list, with all that only it watched.
     pub(super) async fn delist(&self, stream: &Stream) {
         lock(&self.streams).remove(&stream.id);
         self.metrics.streams.dec();
-        let names: Vec<Key> = stream.state().subscriptions().collect();
+        let names = stream.state().subscriptions();
         self.unwatch(stream, &names).await;
     }
 
@@ -211,13 +234,29 @@ impl Discovery {
         }
     }
 
+    /// Watches what everything is now, where a stream asked for that.
+    ///
+    /// # Errors
+    /// When the stream has to end because of what its client holds.
+    pub(super) async fn follow_lists(&self, stream: &Stream) -> Result<(), Refusal> {
+        loop {
+            let Some(kind) = stream.state().stale_list() else { return Ok(()) };
+            let list = self.cache().answer(stream.id, &(kind, EVERYTHING.into()));
+            let Some(Answer::Found(list)) = list else { continue };
+            let names = everything::names(&list.body).map(Arc::from).collect();
+            let effects = stream.state().take_list(kind, names, Instant::now())?;
+            self.unwatch(stream, &effects.unwatch).await;
+            self.watch(stream, &effects.watch).await;
+        }
+    }
+
     /// The next response of a stream, if there is something to say.
-    pub(super) fn next_response(&self, stream: &Stream) -> Option<DeltaResponse> {
+    pub(super) fn next_response(&self, stream: &Stream) -> Option<Told> {
         let mut state = stream.state();
         let cache = self.cache();
         let response = state.next_response(Instant::now(), |key| cache.answer(stream.id, key))?;
-        let bytes = response.resources.iter().map(|(_, resource)| resource.body.len()).sum();
-        self.metrics.pushed(response.kind, response.resources.len(), response.removed.len(), bytes);
+        let (kind, resources, removed, bytes) = response.size();
+        self.metrics.pushed(kind, resources, removed, bytes);
         Some(response)
     }
 

@@ -48,6 +48,11 @@ pub struct Metrics {
     pub push_seconds: Histogram,
     /// TLS handshakes that failed.
     pub failed_handshakes: Counter,
+    /// Requests after which a stream had to wait before its next one was read.
+    pub paced_requests: Counter,
+    /// Answers to responses that were not the last one.
+    pub stale_answers: Counter,
+    refused_connections: Family<ByReason, Counter>,
     pushes: Family<ByType, Counter>,
     resources: Family<ByType, Counter>,
     removed: Family<ByType, Counter>,
@@ -80,6 +85,9 @@ impl Metrics {
             translation_seconds: Histogram::new(SECONDS),
             push_seconds: Histogram::new(SECONDS),
             failed_handshakes: Counter::default(),
+            paced_requests: Counter::default(),
+            stale_answers: Counter::default(),
+            refused_connections: Family::default(),
             pushes: Family::default(),
             resources: Family::default(),
             removed: Family::default(),
@@ -118,6 +126,21 @@ impl Metrics {
             self.push_seconds.clone(),
         );
         registry.register("failed_handshakes", "TLS handshakes that failed", self.failed_handshakes.clone());
+        registry.register(
+            "refused_connections",
+            "Connections closed unread, by reason",
+            self.refused_connections.clone(),
+        );
+        registry.register(
+            "paced_requests",
+            "Requests after which a stream was made to wait",
+            self.paced_requests.clone(),
+        );
+        registry.register(
+            "stale_answers",
+            "Answers to responses that were not the last one",
+            self.stale_answers.clone(),
+        );
         registry.register("pushes", "Responses sent, by type", self.pushes.clone());
         registry.register("pushed_resources", "Resources sent, by type", self.resources.clone());
         registry.register("removed_resources", "Names answered with nothing, by type", self.removed.clone());
@@ -150,6 +173,11 @@ impl Metrics {
     /// A stream ended.
     pub fn closed(&self, reason: &'static str) {
         self.closed.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// A connection was closed before its handshake.
+    pub fn refused_connection(&self, reason: &'static str) {
+        self.refused_connections.get_or_create(&ByReason { reason }).inc();
     }
 
     /// A signing request was answered.

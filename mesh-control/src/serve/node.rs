@@ -2,6 +2,7 @@
 //! proven identity and the pods of the model. It must never believe a word of the node that the model does
 //! not confirm.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,9 +14,12 @@ use super::recorder::Client;
 use crate::ca::caller::Caller;
 use crate::model::Settings;
 use crate::model::workload::Workload;
+use crate::translate::client::{Bind, ClientKind, EnvoyClient, GrpcClient};
 
-/// What `GENERATOR` says for our own proxy, the only client that is served on demand.
-const GENERATOR: &str = "mesh-proxy";
+/// The kinds of clients, as `GENERATOR` names them.
+const KINDS: &str = "mesh-proxy, envoy or grpc";
+/// No id and no field of the metadata that is read is longer than this, in bytes.
+const MAX_TEXT: usize = 1024;
 
 /// What a node says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub struct NodeClaims {
     pub ips: Vec<IpAddr>,
     /// What it can do beyond the first version.
     pub features: Vec<String>,
+    /// What it is.
+    pub kind: ClientKind,
 }
 
 /// Why a node is refused. The first word is the label of the metric.
@@ -48,13 +54,15 @@ pub enum NodeError {
     #[error("the node id {0:?} is not sidecar~<ip>~<pod>.<namespace>~<namespace>.svc.<domain>")]
     Id(String),
     /// A field of the metadata is missing or has another form.
-    #[error("the node's metadata field {0} is missing or is not text")]
+    #[error(
+        "the node's metadata field {0} is missing or has another form; texts have at most {MAX_TEXT} bytes"
+    )]
     Metadata(&'static str),
     /// Id and metadata say different things.
     #[error("the node's id and its metadata field {0} disagree")]
     Disagrees(&'static str),
     /// Another kind of client.
-    #[error("clients of kind {0:?} are not served yet; GENERATOR must be {GENERATOR}")]
+    #[error("clients of kind {0:?} are not served; GENERATOR must be {KINDS}")]
     ClientKind(String),
     /// The model knows no such pod.
     #[error("{namespace}/{pod} is not a pod that runs in this mesh")]
@@ -115,55 +123,137 @@ pub fn parse(node: Option<Node>) -> Result<NodeClaims, NodeError> {
         dynamic_parameters: _,
         // The model knows the pod's locality; what the client says does not matter.
         locality: _,
-        user_agent_name: _,
+        user_agent_name,
         extensions: _,
         client_features: _,
         listening_addresses: _,
         user_agent_version_type: _,
     } = node.ok_or(NodeError::Absent)?;
     let fields = metadata.map(|metadata| metadata.fields).unwrap_or_default();
-    let text = |field: &'static str| match fields.get(field).and_then(|value| value.kind.as_ref()) {
-        Some(Kind::StringValue(text)) => Ok(Some(text.clone())),
-        None => Ok(None),
-        Some(_) => Err(NodeError::Metadata(field)),
+    let fields = Fields(&fields);
+    let kind = kind(&fields, &user_agent_name)?;
+    let own = kind == ClientKind::MeshProxy;
+    let from_id = parse_id(&id)?;
+    // Our own proxy says everything twice; others have only the id to say it.
+    let agrees = |field: &'static str, said: &str| match fields.text(field)? {
+        Some(text) if text == said => Ok(()),
+        Some(_) => Err(NodeError::Disagrees(field)),
+        None if own => Err(NodeError::Metadata(field)),
+        None => Ok(()),
     };
-    let required = |field: &'static str| text(field)?.ok_or(NodeError::Metadata(field));
-    match text("GENERATOR")? {
-        Some(kind) if kind == GENERATOR => {}
-        other => return Err(NodeError::ClientKind(other.unwrap_or_else(|| "envoy".to_owned()))),
-    }
-    let (namespace, pod) = (required("NAMESPACE")?, required("NAME")?);
-    let ip = id_address(&id, &namespace, &pod)?;
-    let ips = required("INSTANCE_IPS")?
-        .split(',')
-        .map(|ip| ip.trim().parse().map_err(|_| NodeError::Metadata("INSTANCE_IPS")))
-        .collect::<Result<Vec<IpAddr>, _>>()?;
-    if !ips.contains(&ip) {
+    agrees("NAMESPACE", from_id.namespace)?;
+    agrees("NAME", from_id.pod)?;
+    let ips = match fields.text("INSTANCE_IPS")? {
+        None if own => return Err(NodeError::Metadata("INSTANCE_IPS")),
+        None => vec![from_id.ip],
+        Some(text) => text
+            .split(',')
+            .map(|ip| ip.trim().parse().map_err(|_| NodeError::Metadata("INSTANCE_IPS")))
+            .collect::<Result<Vec<IpAddr>, _>>()?,
+    };
+    if !ips.contains(&from_id.ip) {
         return Err(NodeError::Disagrees("INSTANCE_IPS"));
     }
+    let service_account = fields.text("SERVICE_ACCOUNT")?;
+    if own && service_account.is_none() {
+        return Err(NodeError::Metadata("SERVICE_ACCOUNT"));
+    }
     Ok(NodeClaims {
-        namespace,
-        pod,
-        service_account: required("SERVICE_ACCOUNT")?,
-        cluster: text("CLUSTER_ID")?.unwrap_or_default(),
-        network: text("NETWORK")?,
+        namespace: from_id.namespace.to_owned(),
+        pod: from_id.pod.to_owned(),
+        service_account: service_account.unwrap_or_default().to_owned(),
+        cluster: fields.text("CLUSTER_ID")?.unwrap_or_default().to_owned(),
+        network: fields.text("NETWORK")?.map(str::to_owned),
         ips,
-        features: fields.get("MESH_FEATURES").map(features).unwrap_or_default(),
+        features: fields.0.get("MESH_FEATURES").map(features).unwrap_or_default(),
+        kind,
         id,
     })
 }
 
-fn id_address(id: &str, namespace: &str, pod: &str) -> Result<IpAddr, NodeError> {
+/// The metadata of a node.
+struct Fields<'a>(&'a HashMap<String, Value>);
+
+impl Fields<'_> {
+    fn text(&self, field: &'static str) -> Result<Option<&str>, NodeError> {
+        match self.0.get(field).and_then(|value| value.kind.as_ref()) {
+            Some(Kind::StringValue(text)) if text.len() <= MAX_TEXT => Ok(Some(text)),
+            None => Ok(None),
+            Some(_) => Err(NodeError::Metadata(field)),
+        }
+    }
+}
+
+fn kind(fields: &Fields<'_>, user_agent: &str) -> Result<ClientKind, NodeError> {
+    match fields.text("GENERATOR")? {
+        Some("mesh-proxy") => Ok(ClientKind::MeshProxy),
+        Some("envoy") => envoy(fields),
+        Some("grpc") => grpc(fields),
+        Some(other) => Err(NodeError::ClientKind(other.to_owned())),
+        None if user_agent == "envoy" => envoy(fields),
+        None if user_agent.starts_with("gRPC") => grpc(fields),
+        None => Err(NodeError::ClientKind(user_agent.to_owned())),
+    }
+}
+
+/// Ports that a pod may name; each is a listener and a cluster.
+const MAX_BINDS: usize = 64;
+
+fn envoy(fields: &Fields<'_>) -> Result<ClientKind, NodeError> {
+    const BINDS: &str = "MESH_INBOUND";
+    let default = EnvoyClient::default();
+    let proxy_port = fields
+        .text("HTTP_PROXY_PORT")?
+        .map(|port| port.parse().ok().filter(|&port| port > 0).ok_or(NodeError::Metadata("HTTP_PROXY_PORT")));
+    let bind = |text: &str| {
+        let (listen, app) = text.trim().split_once('=')?;
+        Some(Bind { listen: listen.parse().ok()?, app: app.parse().ok()? })
+    };
+    let binds = fields.text(BINDS)?.into_iter().flat_map(|text| text.split(','));
+    if binds.clone().count() > MAX_BINDS {
+        return Err(NodeError::Metadata(BINDS));
+    }
+    let certificates = fields.text("MESH_CERTIFICATES")?.map_or(default.certificates, str::to_owned);
+    if !certificates.starts_with('/') {
+        return Err(NodeError::Metadata("MESH_CERTIFICATES"));
+    }
+    Ok(ClientKind::Envoy(EnvoyClient {
+        certificates,
+        proxy_port: proxy_port.transpose()?,
+        inbound: binds
+            .map(|text| bind(text).ok_or(NodeError::Metadata(BINDS)))
+            .collect::<Result<Vec<_>, _>>()?,
+    }))
+}
+
+fn grpc(fields: &Fields<'_>) -> Result<ClientKind, NodeError> {
+    let provider = fields.text("MESH_CERTIFICATE_PROVIDER")?.map(str::to_owned);
+    Ok(ClientKind::Grpc(GrpcClient { provider }))
+}
+
+/// What a node id says.
+struct Id<'a> {
+    ip: IpAddr,
+    pod: &'a str,
+    namespace: &'a str,
+}
+
+fn parse_id(id: &str) -> Result<Id<'_>, NodeError> {
     let invalid = || NodeError::Id(id.to_owned());
+    if id.len() > MAX_TEXT {
+        return Err(invalid());
+    }
     let parts: Vec<&str> = id.split('~').collect();
     let ["sidecar", ip, name, domain] = parts.as_slice() else { return Err(invalid()) };
-    if *name != format!("{pod}.{namespace}") {
-        return Err(NodeError::Disagrees("NAME"));
+    // A pod's name may hold dots, a namespace's not.
+    let (pod, namespace) = name.rsplit_once('.').ok_or_else(invalid)?;
+    if pod.is_empty() || namespace.is_empty() {
+        return Err(invalid());
     }
-    if !domain.starts_with(&format!("{namespace}.svc.")) {
+    if !domain.strip_prefix(namespace).is_some_and(|rest| rest.starts_with(".svc.")) {
         return Err(NodeError::Disagrees("NAMESPACE"));
     }
-    ip.parse().map_err(|_| invalid())
+    Ok(Id { ip: ip.parse().map_err(|_| invalid())?, pod, namespace })
 }
 
 fn features(value: &Value) -> Vec<String> {
@@ -197,7 +287,7 @@ pub fn check(
     let differs = |field, claimed: &str, actual: &str| {
         Err(NodeError::Differs { field, claimed: claimed.to_owned(), actual: actual.to_owned() })
     };
-    if claims.service_account != pod.service_account {
+    if !claims.service_account.is_empty() && claims.service_account != pod.service_account {
         return differs("SERVICE_ACCOUNT", &claims.service_account, &pod.service_account);
     }
     if !claims.cluster.is_empty() && claims.cluster != settings.cluster {
@@ -215,5 +305,6 @@ pub fn check(
         workload: Some(pod.key.clone()),
         node: pod.node.clone(),
         zone: pod.zone.clone(),
+        kind: claims.kind.clone(),
     }))
 }

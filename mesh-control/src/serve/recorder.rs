@@ -3,12 +3,13 @@
 //! that concern it. It must never let a read through without a note.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use mesh_common::spiffe::SpiffeId;
 use mesh_common::xds::ResourceType;
 use twox_hash::XxHash3_128;
 
@@ -18,10 +19,11 @@ use crate::model::service::{PortEndpoints, Service};
 use crate::model::workload::{Inbound, Workload};
 use crate::model::{ServiceKey, Settings, WorkloadKey};
 use crate::translate::ClientView;
+use crate::translate::client::ClientKind;
 
 /// Raised by hand when the same inputs are translated to something else, so that clients of an older
 /// mesh-control get the new form.
-const ENCODER_VERSION: u32 = 1;
+const ENCODER_VERSION: u32 = 2;
 
 /// The client of a stream, as its node and its pod describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,12 +36,15 @@ pub struct Client {
     pub node: String,
     /// Its zone.
     pub zone: String,
+    /// What it is.
+    pub kind: ClientKind,
 }
 
 /// What a translation read of the client: `None` was not read. Two clients that agree in all that was read
 /// get the same resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct View {
+    kind: ClientKind,
     namespace: Option<String>,
     workload: Option<Option<WorkloadKey>>,
     node: Option<String>,
@@ -49,8 +54,9 @@ pub struct View {
 impl View {
     /// Whether a translation for `client` would have read the same values.
     pub fn fits(&self, client: &Client) -> bool {
-        let Self { namespace, workload, node, zone } = self;
-        namespace.as_ref().is_none_or(|read| *read == client.namespace)
+        let Self { kind, namespace, workload, node, zone } = self;
+        *kind == client.kind
+            && namespace.as_ref().is_none_or(|read| *read == client.namespace)
             && workload.as_ref().is_none_or(|read| *read == client.workload)
             && node.as_ref().is_none_or(|read| *read == client.node)
             && zone.as_ref().is_none_or(|read| *read == client.zone)
@@ -60,6 +66,17 @@ impl View {
 /// The version of a resource: equal inputs give equal versions, in every process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(u128);
+
+impl Version {
+    /// The version of a set of resources.
+    pub fn of_all<'a>(resources: impl Iterator<Item = (&'a str, Self)>) -> Self {
+        let mut hasher = StableHasher::default();
+        for resource in resources {
+            resource.hash(&mut hasher);
+        }
+        Self(hasher.0.finish_128())
+    }
+}
 
 impl std::fmt::Display for Version {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -131,6 +148,7 @@ impl<'a> Recorder<'a> {
         Notes {
             facts: self.seen.into_inner(),
             view: View {
+                kind: client.kind.clone(),
                 namespace: read.namespace.then(|| client.namespace.clone()),
                 workload: read.workload.then(|| client.workload.clone()),
                 node: read.node.then(|| client.node.clone()),
@@ -164,6 +182,14 @@ impl Facts for Recorder<'_> {
         self.note(FactKey::Service(key.clone()), self.facts.service(key))
     }
 
+    fn services(&self) -> Arc<BTreeSet<ServiceKey>> {
+        self.note(FactKey::Services, self.facts.services())
+    }
+
+    fn identities(&self, key: &ServiceKey, port: u16) -> Option<Arc<BTreeSet<SpiffeId>>> {
+        self.note(FactKey::Identities(key.clone(), port), self.facts.identities(key, port))
+    }
+
     fn endpoints(&self, key: &ServiceKey, port: u16) -> Option<Arc<PortEndpoints>> {
         self.note(FactKey::Endpoints(key.clone(), port), self.facts.endpoints(key, port))
     }
@@ -194,6 +220,10 @@ impl Facts for Recorder<'_> {
 }
 
 impl ClientView for Recorder<'_> {
+    fn kind(&self) -> &ClientKind {
+        &self.client.kind
+    }
+
     fn namespace(&self) -> &str {
         self.mark(|read| read.namespace = true);
         &self.client.namespace

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use mesh_common::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use mesh_common::process::DrainGuard;
-use mesh_common::spiffe::{InvalidSpiffeId, SpiffeId};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,13 +14,11 @@ use tokio_util::task::TaskTracker;
 use super::discovery::Discovery;
 use super::metrics::Metrics;
 use super::stream::Handler;
-use super::tls::{Acceptor, ServingCertificate, TlsSetupError, server_config};
+use super::tls::{Acceptor, OwnNames, ServingCertificate, TlsSetupError, server_config};
 use super::wire::DiscoveryService;
 use crate::ca::caller::Authenticator;
 use crate::ca::root::Authority;
 use crate::ca::serve::CertificateService;
-use crate::ca::sign::Subject;
-use crate::model::facts::Facts as _;
 use crate::model::store::SharedModel;
 
 /// A signing request with everything around it is far below this.
@@ -32,17 +29,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections after their handshake, until the server takes them.
 const READY_CONNECTIONS: usize = 16;
-
-/// Why nothing can be served.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// TLS cannot be set up.
-    #[error(transparent)]
-    Tls(#[from] TlsSetupError),
-    /// We have no identity of our own.
-    #[error("mesh-control has no identity of its own: {0}; check trustDomain and --namespace")]
-    Identity(#[from] InvalidSpiffeId),
-}
 
 /// What the server is made from.
 pub struct Server {
@@ -71,7 +57,7 @@ impl Server {
     ///
     /// # Errors
     /// When there can be no certificate of our own.
-    pub fn serve(self, listener: TcpListener) -> Result<(), ServerError> {
+    pub fn serve(self, listener: TcpListener) -> Result<(), TlsSetupError> {
         let Self {
             model,
             discovery,
@@ -83,11 +69,12 @@ impl Server {
             tasks,
             guard,
         } = self;
-        let subject = own_subject(&model, &namespace)?;
-        let own = Arc::new(ServingCertificate::issue(Arc::clone(&authority), subject, leaf_lifetime)?);
+        let changes = model.subscribe();
+        let names = OwnNames { model: model.clone(), namespace };
+        let own = Arc::new(ServingCertificate::issue(Arc::clone(&authority), names, leaf_lifetime)?);
         let acceptor = Acceptor::new(server_config(Arc::clone(&own))?, model.clone(), Arc::clone(&metrics));
         let renewal = guard.clone();
-        tasks.spawn(async move { own.renew(renewal).await });
+        tasks.spawn(async move { own.renew(changes, renewal).await });
         let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
         tasks.spawn(acceptor.run(listener, ready, tasks.clone(), guard.clone()));
 
@@ -110,14 +97,4 @@ impl Server {
         });
         Ok(())
     }
-}
-
-/// Our own names: the identity, and the DNS names that proxies know us by.
-fn own_subject(model: &SharedModel, namespace: &str) -> Result<Subject, InvalidSpiffeId> {
-    let settings = model.read().settings();
-    let service = format!("mesh-control.{namespace}.svc");
-    Ok(Subject {
-        identity: SpiffeId::new(&settings.trust_domain, namespace, "mesh-control")?,
-        dns: vec![format!("{service}.{}", settings.domain), service],
-    })
 }

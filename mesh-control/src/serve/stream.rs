@@ -3,106 +3,38 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mesh_common::process::DrainGuard;
-use mesh_common::spiffe::SpiffeId;
 use mesh_common::xds::ResourceType;
-use mesh_common::xds::proto::service::discovery::v3::DeltaDiscoveryRequest;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Status};
 
-use super::delta::{DeltaRequest, Verdict};
-use super::discovery::{Discovery, Stream};
-use super::node::{self, NodeError};
+use super::binding::{Binding, Present};
+use super::delta::Verdict;
+use super::discovery::{Discovery, OpeningPermit, Stream};
+use super::end::{End, MAX_STALE, OPENING};
+use super::limit::Exceeded;
+use super::metrics::Metrics;
+use super::node::{self, NodeClaims};
+use super::protocol::{Incoming, Message, State, Told};
 use super::tls::PeerInfo;
-use super::wire::{self, DeltaHandler, Outgoing, WireResponse};
-use crate::ca::caller::{Caller, CallerError};
+use super::wire::{Outgoing, StreamHandler};
+use crate::ca::caller::Caller;
+use crate::ca::rate::{Bucket, Pace};
 use crate::model::facts::Facts as _;
+use crate::translate::client::ClientKind;
 
 /// One response per type may be on its way, and the reason of the end.
 const CHANNEL: usize = ResourceType::ALL.len() + 1;
-/// How long a stream waits for the model to be read, and for its own first request.
-const OPENING: Duration = Duration::from_secs(15);
+/// Requests of a stream are read as fast as this, and no faster: a proxy that looks up hundreds of destinations in
+/// a second stays below it.
+const REQUESTS: Pace = Pace { burst: 4_000, interval: Duration::from_millis(2) };
 
-type Sender = mpsc::Sender<Result<WireResponse, Status>>;
-
-/// Why a stream ended.
-#[derive(Debug, thiserror::Error)]
-enum End {
-    /// The client closed it or went away.
-    #[error("the client closed the stream")]
-    Client,
-    /// We stop.
-    #[error("mesh-control is shutting down")]
-    Draining,
-    /// The model is still being read.
-    #[error("the configuration has not been read yet; ask again")]
-    NotSynced,
-    /// Nothing came.
-    #[error("no request came within {} s", OPENING.as_secs())]
-    Silent,
-    /// The caller is nobody.
-    #[error(transparent)]
-    Caller(#[from] CallerError),
-    /// The caller is not who the node says.
-    #[error(transparent)]
-    Node(#[from] NodeError),
-    /// A request that cannot be served.
-    #[error("{}", .0.message())]
-    Request(Status),
-    /// A request that asks for too much.
-    #[error(transparent)]
-    Refusal(#[from] super::delta::Refusal),
-    /// The pod is gone.
-    #[error("{0}; its stream is closed")]
-    PodGone(NodeError),
-    /// The pod's node or zone is another.
-    #[error("the pod's node or zone changed; connect again")]
-    Moved,
-    /// It does not read or answer.
-    #[error("the client did not answer a response in time; it is cut so that it cannot hold memory")]
-    Slow,
-}
-
-impl End {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Draining => "draining",
-            Self::NotSynced => "not_synced",
-            Self::Silent => "silent",
-            Self::Caller(_) => "caller",
-            Self::Node(error) => error.label(),
-            Self::Request(_) => "bad_request",
-            Self::Refusal(_) => "limits",
-            Self::PodGone(_) => "pod_gone",
-            Self::Moved => "moved",
-            Self::Slow => "slow",
-        }
-    }
-
-    fn status(&self) -> Option<Status> {
-        let text = self.to_string();
-        Some(match self {
-            Self::Client => return None,
-            Self::Draining | Self::NotSynced | Self::Moved => Status::unavailable(text),
-            Self::Silent | Self::Slow => Status::deadline_exceeded(text),
-            Self::Caller(_) => Status::unauthenticated(text),
-            Self::Node(
-                NodeError::Absent | NodeError::Id(_) | NodeError::Metadata(_) | NodeError::Disagrees(_),
-            ) => Status::invalid_argument(text),
-            Self::Node(NodeError::ClientKind(_)) => Status::unimplemented(text),
-            Self::Node(_) | Self::PodGone(_) => Status::permission_denied(text),
-            Self::Request(status) => status.clone(),
-            Self::Refusal(super::delta::Refusal::Wildcard(_)) => Status::invalid_argument(text),
-            Self::Refusal(_) => Status::resource_exhausted(text),
-        })
-    }
-}
+type Sender = mpsc::Sender<Result<Told, Status>>;
 
 /// Takes the streams of the service.
 pub struct Handler {
@@ -116,57 +48,99 @@ impl Handler {
     pub fn new(discovery: Arc<Discovery>, tasks: TaskTracker, guard: DrainGuard) -> Self {
         Self { discovery, tasks, guard }
     }
+
+    /// Proves who asks before anything that was sent is read, and takes one of the caller's places.
+    fn open_for(&self, headers: &http::HeaderMap, peer: &PeerInfo) -> Result<(Caller, OpeningPermit), End> {
+        if !self.discovery.model.is_synced() {
+            return Err(End::NotSynced);
+        }
+        let caller = self.discovery.authenticator.stream(headers, peer.certificate.clone())?;
+        let key = (caller.to_string(), peer.address.ip());
+        match self.discovery.opening.take(key) {
+            Ok(permit) => Ok((caller, permit)),
+            Err(Exceeded::Each(bound)) => Err(End::Opening(bound, caller.to_string())),
+            Err(Exceeded::Total(bound)) => Err(End::Streams(bound)),
+        }
+    }
 }
 
-impl DeltaHandler for Handler {
-    fn open(&self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Result<Outgoing, Status> {
-        let Ok(slot) = Arc::clone(&self.discovery.slots).try_acquire_owned() else {
-            self.discovery.metrics.refused("too_many");
-            return Err(Status::resource_exhausted(
-                "mesh-control has as many streams as it takes; ask again later",
-            ));
-        };
+impl StreamHandler for Handler {
+    fn open(&self, request: Request<Incoming>) -> Result<Outgoing, Status> {
         let Some(peer) = request.extensions().get::<PeerInfo>().cloned() else {
             return Err(Status::internal("the connection has no peer"));
         };
+        let (metadata, _, incoming) = request.into_parts();
+        let (caller, opening) = self.open_for(metadata.as_ref(), &peer).map_err(|end| {
+            refused(&self.discovery, peer.address, &end);
+            end.status().unwrap_or_else(|| Status::internal("nobody asks"))
+        })?;
         let (sender, receiver) = mpsc::channel(CHANNEL);
         let discovery = Arc::clone(&self.discovery);
-        let (metadata, _, incoming) = request.into_parts();
-        let headers = metadata.into_headers();
         let guard = self.guard.clone();
         self.tasks.spawn(async move {
-            let call = Call { discovery: &discovery, incoming, sender: &sender, peer, guard };
-            Box::pin(call.run(headers)).await;
-            drop(slot);
+            let call = Call { discovery: &discovery, incoming, sender: &sender, peer: peer.address, guard };
+            Box::pin(call.run(caller, opening)).await;
         });
         Ok(ReceiverStream::new(receiver))
     }
 }
 
-/// A stream from its first byte to its last.
+fn refused(discovery: &Discovery, peer: SocketAddr, end: &End) {
+    discovery.metrics.refused(end.label());
+    tracing::warn!(%peer, reason = end.reason(), "refused a stream");
+}
+
+/// A stream from its first request to its last byte.
 struct Call<'a> {
     discovery: &'a Discovery,
-    incoming: Streaming<DeltaDiscoveryRequest>,
+    incoming: Incoming,
     sender: &'a Sender,
-    peer: PeerInfo,
+    peer: SocketAddr,
     guard: DrainGuard,
 }
 
+/// How the client behaves.
+struct Conduct {
+    requests: Bucket,
+    /// The next request is paid for: it may be read.
+    may_read: bool,
+    /// When to try to pay for it again.
+    read_from: Instant,
+    /// Answers in a row to responses that are not the last one.
+    stale: u32,
+}
+
+impl Conduct {
+    /// Pays for the next request, or says when that will be possible.
+    fn pay(&mut self, metrics: &Metrics) {
+        let now = Instant::now();
+        if self.may_read || now < self.read_from {
+            return;
+        }
+        match self.requests.take(now, REQUESTS) {
+            Ok(()) => self.may_read = true,
+            Err(next) => {
+                metrics.paced_requests.inc();
+                self.read_from = next;
+            }
+        }
+    }
+}
+
 impl Call<'_> {
-    async fn run(mut self, headers: http::HeaderMap) {
-        let PeerInfo { address, identity } = self.peer.clone();
-        let end = match self.admit(&headers, address, identity).await {
+    async fn run(mut self, caller: Caller, opening: OpeningPermit) {
+        let end = match self.admit(caller).await {
             Err(end) => {
-                self.discovery.metrics.refused(end.label());
-                tracing::warn!(peer = %address, reason = %end, "refused a stream");
+                refused(self.discovery, self.peer, &end);
                 end
             }
-            Ok((stream, caller, first)) => {
-                tracing::info!(node = stream.claims.id, peer = %address, "a stream opened");
-                let end = self.follow(&stream, &caller, first).await;
+            Ok((stream, binding, first)) => {
+                drop(opening);
+                tracing::info!(node = stream.claims.id, peer = %self.peer, "a stream opened");
+                let end = self.follow(&stream, binding, first).await;
                 self.discovery.delist(&stream).await;
                 self.discovery.metrics.closed(end.label());
-                tracing::info!(node = stream.claims.id, reason = %end, "a stream ended");
+                tracing::info!(node = stream.claims.id, reason = end.reason(), "a stream ended");
                 end
             }
         };
@@ -177,56 +151,56 @@ impl Call<'_> {
         }
     }
 
-    /// Waits for the model and the first request, and proves who asks.
-    async fn admit(
-        &mut self,
-        headers: &http::HeaderMap,
-        address: SocketAddr,
-        identity: Option<SpiffeId>,
-    ) -> Result<(Arc<Stream>, Caller, DeltaDiscoveryRequest), End> {
-        let (discovery, mut guard) = (self.discovery, self.guard.clone());
-        let opening = async {
-            discovery.model.synced().await;
-            let caller = discovery.authenticator.stream(headers, identity)?;
-            match self.incoming.message().await {
-                Ok(Some(first)) => Ok((caller, first)),
-                Ok(None) => Err(End::Client),
-                Err(status) => Err(End::Request(status)),
-            }
-        };
-        let (caller, mut first) = tokio::select! {
-            opened = tokio::time::timeout(OPENING, opening) => match opened {
-                Ok(opened) => opened?,
-                Err(_) if !discovery.model.is_synced() => return Err(End::NotSynced),
+    /// Waits for the first request, and checks what it says of the caller.
+    async fn admit(&mut self, caller: Caller) -> Result<(Arc<Stream>, Binding, Message), End> {
+        let mut guard = self.guard.clone();
+        let mut first = tokio::select! {
+            first = tokio::time::timeout(OPENING, self.incoming.message()) => match first {
+                Ok(Ok(Some(first))) => first,
+                Ok(Ok(None)) => return Err(End::Client),
+                Ok(Err(status)) => return Err(End::Request(status)),
                 Err(_) => return Err(End::Silent),
             },
             () = guard.draining() => return Err(End::Draining),
         };
-        let claims = node::parse(first.node.take())?;
-        let pod = discovery.model.live_pod(&claims.namespace, &claims.pod);
-        let settings = discovery.model.read().settings();
-        let client = node::check(&claims, &caller, pod.as_deref(), &settings)?;
-        Ok((discovery.enlist(address, caller.to_string(), claims, client), caller, first))
+        let claims = node::parse(first.take_node())?;
+        let binding = present(self.discovery, &claims, |now| Binding::new(caller, &claims, now))?;
+        let pod = format!("{}/{}", claims.namespace, claims.pod);
+        let everything = matches!(binding.client().kind, ClientKind::Envoy(_));
+        let state = State::new(&first, self.discovery.options.limits, everything);
+        let stream =
+            self.discovery.enlist(self.peer, claims, &binding, state).map_err(|exceeded| match exceeded {
+                Exceeded::Each(bound) => End::PodStreams(bound, pod),
+                Exceeded::Total(bound) => End::Streams(bound),
+            })?;
+        Ok((stream, binding, first))
     }
 
-    async fn follow(&mut self, stream: &Stream, caller: &Caller, first: DeltaDiscoveryRequest) -> End {
-        if let Err(end) = self.request(stream, first).await {
+    async fn follow(&mut self, stream: &Stream, mut binding: Binding, first: Message) -> End {
+        let now = Instant::now();
+        let mut conduct =
+            Conduct { requests: Bucket::full(REQUESTS, now), may_read: true, read_from: now, stale: 0 };
+        if let Err(end) = self.request(stream, first, &mut conduct).await {
             return end;
         }
         let mut guard = self.guard.clone();
         let mut tick = tokio::time::interval(self.discovery.options.check_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut gone = None;
         loop {
+            if let Err(refusal) = self.discovery.follow_lists(stream).await {
+                return refusal.into();
+            }
             while let Some(response) = self.discovery.next_response(stream) {
-                if self.sender.try_send(Ok(response.into())).is_err() {
+                if self.sender.try_send(Ok(response)).is_err() {
                     return if self.sender.is_closed() { End::Client } else { End::Slow };
                 }
             }
+            conduct.pay(&self.discovery.metrics);
             tokio::select! {
-                request = self.incoming.message() => {
+                request = self.incoming.message(), if conduct.may_read => {
+                    conduct.may_read = false;
                     let end = match request {
-                        Ok(Some(request)) => self.request(stream, request).await.err(),
+                        Ok(Some(request)) => self.request(stream, request, &mut conduct).await.err(),
                         Ok(None) => Some(End::Client),
                         // The connection broke: there is nobody left to be told.
                         Err(status) if status.code() == tonic::Code::Unknown => Some(End::Client),
@@ -236,9 +210,10 @@ impl Call<'_> {
                         return end;
                     }
                 }
+                () = sleep_until(conduct.read_from), if !conduct.may_read => {}
                 () = stream.wake.notified() => {}
                 _ = tick.tick() => {
-                    if let Some(end) = self.overdue(stream, caller, &mut gone) {
+                    if let Err(end) = self.still_stands(stream, &mut binding) {
                         return end;
                     }
                 }
@@ -248,34 +223,53 @@ impl Call<'_> {
         }
     }
 
-    async fn request(&self, stream: &Stream, request: DeltaDiscoveryRequest) -> Result<(), End> {
-        let (kind, request): (ResourceType, DeltaRequest) = wire::decode(request).map_err(End::Request)?;
+    async fn request(&self, stream: &Stream, request: Message, conduct: &mut Conduct) -> Result<(), End> {
+        let metrics = &self.discovery.metrics;
+        let (kind, request) = request.decode().map_err(End::Request)?;
         let effects = stream.state().request(kind, request)?;
-        if let Some(Verdict::Nack(text)) = &effects.verdict {
-            self.discovery.metrics.nacked(kind);
-            tracing::warn!(node = stream.claims.id, kind = kind.short(), text, "a client refused a response");
+        match &effects.verdict {
+            Some(Verdict::Ack) => conduct.stale = 0,
+            Some(Verdict::Nack(text)) => {
+                conduct.stale = 0;
+                metrics.nacked(kind);
+                tracing::warn!(
+                    node = stream.claims.id,
+                    kind = kind.short(),
+                    text,
+                    "a client refused a response"
+                );
+            }
+            Some(Verdict::Stale) => {
+                metrics.stale_answers.inc();
+                conduct.stale += 1;
+                if conduct.stale >= MAX_STALE {
+                    return Err(End::Stale);
+                }
+            }
+            None => {}
         }
         self.discovery.unwatch(stream, &effects.unwatch).await;
         self.discovery.watch(stream, &effects.watch).await;
         Ok(())
     }
 
-    /// Whether the client is too slow, or its pod is gone for too long.
-    fn overdue(&self, stream: &Stream, caller: &Caller, gone: &mut Option<Instant>) -> Option<End> {
-        let (options, now) = (self.discovery.options, Instant::now());
-        if stream.state().waiting_since().is_some_and(|since| now - since > options.ack_timeout) {
-            return Some(End::Slow);
+    /// Whether the client is quick enough, and what the stream was opened on still holds.
+    fn still_stands(&self, stream: &Stream, binding: &mut Binding) -> Result<(), End> {
+        let options = self.discovery.options;
+        let waiting = stream.state().waiting_since();
+        if waiting.is_some_and(|since| since.elapsed() > options.ack_timeout) {
+            return Err(End::Slow);
         }
-        let pod = self.discovery.model.live_pod(&stream.claims.namespace, &stream.claims.pod);
-        let settings = self.discovery.model.read().settings();
-        match node::check(&stream.claims, caller, pod.as_deref(), &settings) {
-            Ok(client) if client == stream.client => {
-                *gone = None;
-                None
-            }
-            Ok(_) => Some(End::Moved),
-            Err(error) if now - *gone.get_or_insert(now) >= options.pod_grace => Some(End::PodGone(error)),
-            Err(_) => None,
-        }
+        let check = |now: Present<'_>| binding.check(&stream.claims, now, options.pod_grace);
+        Ok(present(self.discovery, &stream.claims, check)?)
     }
+}
+
+/// Calls with what is true of the pod of a node now.
+fn present<T>(discovery: &Discovery, claims: &NodeClaims, check: impl FnOnce(Present<'_>) -> T) -> T {
+    let pod = discovery.model.live_pod(&claims.namespace, &claims.pod);
+    let uid = pod.as_ref().and_then(|pod| discovery.model.pod_uid(&pod.key));
+    let settings = discovery.model.read().settings();
+    let (wall, now) = (SystemTime::now(), Instant::now());
+    check(Present { wall, now, pod: pod.as_deref(), uid: uid.as_deref(), settings: &settings })
 }

@@ -8,16 +8,17 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use mesh_common::xds::ResourceType;
-use mesh_common::xds::proto::service::discovery::v3::{
-    DeltaDiscoveryRequest, DiscoveryRequest, DiscoveryResponse,
-};
+use mesh_common::xds::proto::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::delta::{DeltaRequest, DeltaResponse};
+use super::protocol::{Incoming, Told};
+use super::sotw::{SotwRequest, SotwResponse};
 
 /// `envoy.service.discovery.v3.DeltaDiscoveryResponse`, the part that is sent.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -34,6 +35,23 @@ pub struct WireResponse {
     /// Names that stand for nothing.
     #[prost(string, repeated, tag = "6")]
     pub removed_resources: Vec<String>,
+}
+
+/// `envoy.service.discovery.v3.DiscoveryResponse`, the part that is sent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WireSotwResponse {
+    /// The version of all that the client holds then.
+    #[prost(string, tag = "1")]
+    pub version_info: String,
+    /// Resources.
+    #[prost(message, repeated, tag = "2")]
+    pub resources: Vec<WireAny>,
+    /// The type of all of them.
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    /// To be repeated in the answer.
+    #[prost(string, tag = "5")]
+    pub nonce: String,
 }
 
 /// `envoy.service.discovery.v3.Resource`, the part that is sent.
@@ -78,7 +96,23 @@ impl From<DeltaResponse> for WireResponse {
     }
 }
 
-/// Reads a request.
+impl From<SotwResponse> for WireSotwResponse {
+    fn from(response: SotwResponse) -> Self {
+        let SotwResponse { kind, version, nonce, resources } = response;
+        let any = |resource: Arc<super::cache::Resource>| WireAny {
+            type_url: kind.url().to_owned(),
+            value: resource.body.clone(),
+        };
+        Self {
+            version_info: version.to_string(),
+            resources: resources.into_iter().map(any).collect(),
+            type_url: kind.url().to_owned(),
+            nonce,
+        }
+    }
+}
+
+/// Reads an incremental request.
 ///
 /// # Errors
 /// When it has a type that is not served, or a field that is not.
@@ -100,9 +134,7 @@ pub fn decode(request: DeltaDiscoveryRequest) -> Result<(ResourceType, DeltaRequ
             "resource_locators_subscribe and resource_locators_unsubscribe are not supported; use resource names",
         ));
     }
-    let kind = ResourceType::from_url(&type_url).ok_or_else(|| {
-        Status::invalid_argument(format!("type_url: resources of type {type_url:?} are not served"))
-    })?;
+    let kind = resource_type(&type_url)?;
     let request = DeltaRequest {
         subscribe: resource_names_subscribe,
         unsubscribe: resource_names_unsubscribe,
@@ -113,34 +145,68 @@ pub fn decode(request: DeltaDiscoveryRequest) -> Result<(ResourceType, DeltaRequ
     Ok((kind, request))
 }
 
-/// The messages of one stream, as they go out.
-pub type Outgoing = ReceiverStream<Result<WireResponse, Status>>;
+/// Reads a state-of-the-world request.
+///
+/// # Errors
+/// When it has a type that is not served, or a field that is not.
+pub fn decode_sotw(request: DiscoveryRequest) -> Result<(ResourceType, SotwRequest), Status> {
+    let DiscoveryRequest {
+        version_info,
+        // Taken from the first request by whoever opens the stream; later ones may repeat it.
+        node: _,
+        resource_names,
+        resource_locators,
+        type_url,
+        response_nonce,
+        error_detail,
+    } = request;
+    if !resource_locators.is_empty() {
+        return Err(Status::invalid_argument("resource_locators is not supported; use resource names"));
+    }
+    let request = SotwRequest {
+        names: resource_names,
+        version: version_info,
+        nonce: response_nonce,
+        error: error_detail.map(|status| status.message),
+    };
+    Ok((resource_type(&type_url)?, request))
+}
+
+fn resource_type(url: &str) -> Result<ResourceType, Status> {
+    ResourceType::from_url(url).ok_or_else(|| {
+        Status::invalid_argument(format!("type_url: resources of type {url:?} are not served"))
+    })
+}
+
+/// The responses of one stream, before they are written.
+pub type Outgoing = ReceiverStream<Result<Told, Status>>;
 
 /// Takes streams.
-pub trait DeltaHandler: Send + Sync + 'static {
-    /// Takes a stream. Answers at once, before the first request: the client may wait for that.
+pub trait StreamHandler: Send + Sync + 'static {
+    /// Takes a stream. Answers at once, before the first request: the client may wait for that. Its responses
+    /// are of the form of its requests.
     ///
     /// # Errors
     /// When the caller cannot be told or the server takes no more streams.
-    fn open(&self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Result<Outgoing, Status>;
+    fn open(&self, request: Request<Incoming>) -> Result<Outgoing, Status>;
 }
 
 /// The service.
 pub struct DiscoveryService<H>(Arc<H>);
 
-impl<H> Clone for DiscoveryService<H> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
 /// Requests above this size are refused.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
 
-impl<H: DeltaHandler> DiscoveryService<H> {
+impl<H: StreamHandler> DiscoveryService<H> {
     /// The service on top of a handler.
     pub fn new(handler: Arc<H>) -> Self {
         Self(handler)
+    }
+}
+
+impl<H> Clone for DiscoveryService<H> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 }
 
@@ -150,7 +216,7 @@ impl<H> NamedService for DiscoveryService<H> {
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-impl<H: DeltaHandler> tower::Service<http::Request<Body>> for DiscoveryService<H> {
+impl<H: StreamHandler> tower::Service<http::Request<Body>> for DiscoveryService<H> {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = Boxed<Result<http::Response<Body>, Infallible>>;
@@ -160,17 +226,18 @@ impl<H: DeltaHandler> tower::Service<http::Request<Body>> for DiscoveryService<H
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let service = self.clone();
+        let handler = Arc::clone(&self.0);
         Box::pin(async move {
             Ok(match request.uri().path().rsplit('/').next() {
                 Some("DeltaAggregatedResources") => {
                     let codec = ProstCodec::<WireResponse, DeltaDiscoveryRequest>::default();
                     let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST_BYTES);
-                    grpc.streaming(service, request).await
+                    grpc.streaming(Delta(handler), request).await
                 }
                 Some("StreamAggregatedResources") => {
-                    let codec = ProstCodec::<DiscoveryResponse, DiscoveryRequest>::default();
-                    Grpc::new(codec).streaming(StateOfTheWorld, request).await
+                    let codec = ProstCodec::<WireSotwResponse, DiscoveryRequest>::default();
+                    let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST_BYTES);
+                    grpc.streaming(Sotw(handler), request).await
                 }
                 _ => Status::unimplemented("there is no such method").into_http(),
             })
@@ -178,28 +245,49 @@ impl<H: DeltaHandler> tower::Service<http::Request<Body>> for DiscoveryService<H
     }
 }
 
-impl<H: DeltaHandler> StreamingService<DeltaDiscoveryRequest> for DiscoveryService<H> {
+/// Messages as they go out.
+type Written<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Answers with `opened`, each response written by `write`.
+fn answer<T: Send + 'static>(
+    opened: Result<Outgoing, Status>,
+    write: fn(Told) -> Option<T>,
+) -> Boxed<Result<Response<Written<T>>, Status>> {
+    let answer = opened.map(|responses| {
+        let written = responses.filter_map(move |told| told.map(write).transpose());
+        Response::new(Box::pin(written) as Written<T>)
+    });
+    Box::pin(std::future::ready(answer))
+}
+
+/// The incremental form.
+struct Delta<H>(Arc<H>);
+
+impl<H: StreamHandler> StreamingService<DeltaDiscoveryRequest> for Delta<H> {
     type Response = WireResponse;
-    type ResponseStream = Outgoing;
-    type Future = Boxed<Result<Response<Outgoing>, Status>>;
+    type ResponseStream = Written<WireResponse>;
+    type Future = Boxed<Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
-        let opened = self.0.open(request).map(Response::new);
-        Box::pin(std::future::ready(opened))
+        answer(self.0.open(request.map(Incoming::Delta)), |told| match told {
+            Told::Delta(response) => Some(response.into()),
+            Told::Sotw(_) => None,
+        })
     }
 }
 
-/// The other form of the protocol, which sends everything again with every change.
-struct StateOfTheWorld;
+/// The form in which a response says everything that there is.
+struct Sotw<H>(Arc<H>);
 
-impl StreamingService<DiscoveryRequest> for StateOfTheWorld {
-    type Response = DiscoveryResponse;
-    type ResponseStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
+impl<H: StreamHandler> StreamingService<DiscoveryRequest> for Sotw<H> {
+    type Response = WireSotwResponse;
+    type ResponseStream = Written<WireSotwResponse>;
     type Future = Boxed<Result<Response<Self::ResponseStream>, Status>>;
 
-    fn call(&mut self, _: Request<Streaming<DiscoveryRequest>>) -> Self::Future {
-        Box::pin(std::future::ready(Err(Status::unimplemented(
-            "state-of-the-world streams are not served; use incremental ones (DeltaAggregatedResources)",
-        ))))
+    fn call(&mut self, request: Request<Streaming<DiscoveryRequest>>) -> Self::Future {
+        answer(self.0.open(request.map(Incoming::Sotw)), |told| match told {
+            Told::Sotw(response) => Some(response.into()),
+            Told::Delta(_) => None,
+        })
     }
 }

@@ -1,45 +1,66 @@
 //! Clusters: where a destination's endpoints come from and how they are dialled. Everything that a cluster is,
 //! follows from its name and, for `inbound|...`, from the client's own pod.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use mesh_common::spiffe::SpiffeId;
 use mesh_common::xds::names::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, ClusterName};
 use mesh_common::xds::proto::config::cluster::v3::{Cluster, cluster};
 use mesh_common::xds::proto::config::core::v3::{
-    BindConfig, Http1ProtocolOptions, Http2ProtocolOptions, Metadata,
-};
-use mesh_common::xds::proto::config::endpoint::v3::{
-    ClusterLoadAssignment, Endpoint as EndpointProto, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
+    BindConfig, ExtraSourceAddress, Http1ProtocolOptions, Http2ProtocolOptions, Metadata, TransportSocket,
 };
 use mesh_common::xds::proto::extensions::upstreams::http::v3::{HttpProtocolOptions, http_protocol_options};
 use mesh_common::xds::protobuf::{Any, ListValue, Struct, Value, value};
 
+use super::client::ClientKind;
 use super::host::{self, NamedHost};
-use super::proto::{
-    address, ads, duration, fields, metadata, pack, raw_buffer, socket_address, text, upstream_tls,
-};
-use super::{ClientView, INBOUND_PASSTHROUGH_CLUSTER, endpoint};
+use super::proto::{ads, duration, fields, metadata, pack, raw_buffer, socket_address, text, upstream_tls};
+use super::{ClientView, INBOUND_PASSTHROUGH_CLUSTER, endpoint, envoy, grpc};
 use crate::model::facts::{Destination, Facts, PodDestination};
-use crate::model::service::{Protocol, Service, ServiceKind};
+use crate::model::service::{Endpoint, EndpointTls, Protocol, Service, ServiceKind};
 use crate::model::{ServiceKey, Settings, WorkloadKey};
 
 use cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 
 /// The proxy dials the application from here, so that a pod that calls itself does not loop.
 const INBOUND_SOURCE: &str = "127.0.0.6";
+const INBOUND_SOURCE_V6: &str = "::6";
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// The cluster of this name, if there is one.
 pub(super) fn cluster(name: &str, client: &dyn ClientView, facts: &dyn Facts) -> Option<Cluster> {
+    let mut made = by_name(name, client, facts)?;
+    match client.kind() {
+        ClientKind::MeshProxy => {}
+        ClientKind::Envoy(_) => envoy::adapt_cluster(&mut made),
+        ClientKind::Grpc(grpc) => grpc::adapt_cluster(&mut made, &name.parse().ok()?, grpc, facts),
+    }
+    Some(made)
+}
+
+fn by_name(name: &str, client: &dyn ClientView, facts: &dyn Facts) -> Option<Cluster> {
     if name == INBOUND_PASSTHROUGH_CLUSTER {
         return Some(to_application(name, None, &facts.settings()));
     }
-    match name.parse().ok()? {
+    let parsed = name.parse().ok()?;
+    if let ClientKind::Envoy(envoy) = client.kind()
+        && let Some(application) = envoy::to_application(&parsed, envoy)
+    {
+        return Some(Cluster {
+            load_assignment: Some(application),
+            typed_extension_protocol_options: http_options(Protocol::Detect, &ClientKind::MeshProxy),
+            ..base(name, DiscoveryType::Static, &facts.settings())
+        });
+    }
+    match parsed {
         ClusterName::Outbound { port, subset, host } if subset.is_empty() => {
             let settings = facts.settings();
             match host::parse_full(&host, &settings.domain)? {
-                NamedHost::Service(key) => service_port(name, &key, port, &settings, facts),
+                NamedHost::Service(key) => service_port(name, &key, port, client.kind(), &settings, facts),
                 NamedHost::Pod { namespace, pod } => {
                     let key = WorkloadKey { cluster: settings.cluster.clone(), namespace, name: pod };
-                    pod_port(name, &key, port, &settings, facts)
+                    pod_port(name, &key, port, client.kind(), &settings, facts)
                 }
             }
         }
@@ -51,7 +72,7 @@ pub(super) fn cluster(name: &str, client: &dyn ClientView, facts: &dyn Facts) ->
         }
         ClusterName::Passthrough => Some(Cluster {
             lb_policy: LbPolicy::ClusterProvided as i32,
-            typed_extension_protocol_options: http_options(Protocol::Http),
+            typed_extension_protocol_options: http_options(Protocol::Http, &ClientKind::MeshProxy),
             ..base(name, DiscoveryType::OriginalDst, &facts.settings())
         }),
         ClusterName::BlackHole => Some(base(name, DiscoveryType::Static, &facts.settings())),
@@ -77,6 +98,7 @@ fn service_port(
     name: &str,
     key: &ServiceKey,
     port: u16,
+    kind: &ClientKind,
     settings: &Settings,
     facts: &dyn Facts,
 ) -> Option<Cluster> {
@@ -86,12 +108,12 @@ fn service_port(
     let base = |discovery| Cluster {
         lb_policy: LbPolicy::LeastRequest as i32,
         metadata: Some(labels),
-        typed_extension_protocol_options: http_options(protocol),
+        typed_extension_protocol_options: http_options(protocol, kind),
         ..base(name, discovery, settings)
     };
     Some(match &service.kind {
         ServiceKind::ExternalName(host) => Cluster {
-            load_assignment: Some(dns_assignment(name, host, port)),
+            load_assignment: Some(endpoint::single(name, host, port)),
             ..base(DiscoveryType::LogicalDns)
         },
         ServiceKind::Cluster | ServiceKind::Headless => Cluster {
@@ -99,7 +121,10 @@ fn service_port(
                 eds_config: Some(ads()),
                 service_name: String::new(),
             }),
-            transport_socket_matches: transport_sockets(port, &key.hostname, protocol),
+            transport_socket_matches: match_tls_mode(mutual_tls(
+                &Wire { port, host: &key.hostname, protocol, kind, settings },
+                || facts.identities(key, port).unwrap_or_default(),
+            )),
             ..base(DiscoveryType::Eds)
         },
     })
@@ -110,6 +135,7 @@ fn pod_port(
     name: &str,
     key: &WorkloadKey,
     port: u16,
+    kind: &ClientKind,
     settings: &Settings,
     facts: &dyn Facts,
 ) -> Option<Cluster> {
@@ -118,23 +144,24 @@ fn pod_port(
     Some(Cluster {
         lb_policy: LbPolicy::LeastRequest as i32,
         metadata: labels,
-        typed_extension_protocol_options: http_options(pod.protocol),
-        transport_socket_matches: transport_sockets(
-            port,
-            &host::pod_host(key, &settings.domain),
-            pod.protocol,
-        ),
+        typed_extension_protocol_options: http_options(pod.protocol, kind),
+        transport_socket_matches: match_tls_mode(mutual_tls(
+            &Wire {
+                port,
+                host: &host::pod_host(key, &settings.domain),
+                protocol: pod.protocol,
+                kind,
+                settings,
+            },
+            || Arc::new(identity_of(&pod.endpoint).into_iter().collect()),
+        )),
         load_assignment: Some(endpoint::assignment(name, [&pod.endpoint])),
         ..base(name, DiscoveryType::Static, settings)
     })
 }
 
 /// The first of the pod's addresses that stands for the pod itself.
-fn pod_destination(
-    key: &WorkloadKey,
-    port: u16,
-    facts: &dyn Facts,
-) -> Option<std::sync::Arc<PodDestination>> {
+fn pod_destination(key: &WorkloadKey, port: u16, facts: &dyn Facts) -> Option<Arc<PodDestination>> {
     let workload = facts.workload(key)?;
     workload.addresses.iter().find_map(|&ip| match &*facts.destination(ip, port)? {
         Destination::Pod(pod) if pod.endpoint.workload.as_ref().is_some_and(|w| w.key == *key) => {
@@ -150,11 +177,15 @@ fn to_application(name: &str, service: Option<&(String, String, String)>, settin
         lb_policy: LbPolicy::ClusterProvided as i32,
         upstream_bind_config: Some(BindConfig {
             source_address: Some(socket_address(INBOUND_SOURCE, 0)),
+            extra_source_addresses: vec![ExtraSourceAddress {
+                address: Some(socket_address(INBOUND_SOURCE_V6, 0)),
+                ..Default::default()
+            }],
             ..Default::default()
         }),
         metadata: service.map(|(host, short, namespace)| istio_services(host, short, namespace)),
         // Whatever is declared: the application gets the version that arrived, as it would without a proxy.
-        typed_extension_protocol_options: http_options(Protocol::Http),
+        typed_extension_protocol_options: http_options(Protocol::Http, &ClientKind::MeshProxy),
         ..base(name, DiscoveryType::OriginalDst, settings)
     }
 }
@@ -168,19 +199,50 @@ fn base(name: &str, discovery: DiscoveryType, settings: &Settings) -> Cluster {
     }
 }
 
-/// Mutual TLS to endpoints that say they take it, plaintext to the rest.
-fn transport_sockets(port: u16, host: &str, protocol: Protocol) -> Vec<cluster::TransportSocketMatch> {
+/// How a cluster is dialled.
+struct Wire<'a> {
+    port: u16,
+    host: &'a str,
+    protocol: Protocol,
+    kind: &'a ClientKind,
+    settings: &'a Settings,
+}
+
+/// The mesh's mutual TLS for this client. Our own proxy knows each endpoint's identity and chooses the ALPN by
+/// what a connection carries; an Envoy has one list of identities and one ALPN for the whole cluster.
+fn mutual_tls(wire: &Wire<'_>, identities: impl FnOnce() -> Arc<BTreeSet<SpiffeId>>) -> TransportSocket {
+    let Wire { port, host, protocol, kind, settings } = *wire;
+    let sni = ClusterName::outbound(port, host).sni().unwrap_or_default();
+    if let ClientKind::Envoy(envoy) = kind {
+        let alpn = match protocol {
+            Protocol::Http2 => ALPN_HTTP2,
+            Protocol::Tcp => ALPN_TCP,
+            Protocol::Http | Protocol::Detect => ALPN_HTTP1,
+        };
+        return envoy::upstream_tls(&envoy.certificates, sni, alpn, &identities(), &settings.trust_domain);
+    }
     let alpn: &[&str] = match protocol {
         Protocol::Http2 => &[ALPN_HTTP2],
         Protocol::Tcp => &[ALPN_TCP],
         Protocol::Http | Protocol::Detect => &[ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP],
     };
-    let sni = ClusterName::outbound(port, host).sni().unwrap_or_default();
+    upstream_tls(sni, alpn)
+}
+
+fn identity_of(endpoint: &Endpoint) -> Option<SpiffeId> {
+    match &endpoint.tls {
+        EndpointTls::Mutual(identity) => Some(identity.clone()),
+        EndpointTls::Plaintext | EndpointTls::Refused => None,
+    }
+}
+
+/// Mutual TLS to endpoints that say they take it, plaintext to the rest.
+fn match_tls_mode(mutual: TransportSocket) -> Vec<cluster::TransportSocketMatch> {
     vec![
         cluster::TransportSocketMatch {
             name: "tlsMode-istio".to_owned(),
             r#match: Some(fields([("tlsMode", text("istio"))])),
-            transport_socket: Some(upstream_tls(sni, alpn)),
+            transport_socket: Some(mutual),
         },
         cluster::TransportSocketMatch {
             name: "tlsMode-disabled".to_owned(),
@@ -190,7 +252,9 @@ fn transport_sockets(port: u16, host: &str, protocol: Protocol) -> Vec<cluster::
     ]
 }
 
-fn http_options(protocol: Protocol) -> std::collections::HashMap<String, Any> {
+/// The HTTP version toward the application: the one that arrived. Only an Envoy, whose ALPN cannot follow it,
+/// keeps to HTTP/1.1 where HTTP/2 is not declared.
+fn http_options(protocol: Protocol, kind: &ClientKind) -> std::collections::HashMap<String, Any> {
     use http_protocol_options::{
         ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config,
     };
@@ -201,6 +265,13 @@ fn http_options(protocol: Protocol) -> std::collections::HashMap<String, Any> {
                 Http2ProtocolOptions::default(),
             )),
         }),
+        Protocol::Http | Protocol::Detect if matches!(kind, ClientKind::Envoy(_)) => {
+            UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+                protocol_config: Some(explicit_http_config::ProtocolConfig::HttpProtocolOptions(
+                    Http1ProtocolOptions::default(),
+                )),
+            })
+        }
         Protocol::Http | Protocol::Detect => {
             UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
                 http_protocol_options: Some(Http1ProtocolOptions::default()),
@@ -218,19 +289,4 @@ fn istio_services(host: &str, name: &str, namespace: &str) -> Metadata {
     let service = fields([("host", text(host)), ("name", text(name)), ("namespace", text(namespace))]);
     let list = ListValue { values: vec![Value { kind: Some(value::Kind::StructValue(service)) }] };
     metadata([("istio", fields([("services", Value { kind: Some(value::Kind::ListValue(list)) })]))])
-}
-
-fn dns_assignment(name: &str, host: &str, port: u16) -> ClusterLoadAssignment {
-    let endpoint = EndpointProto { address: Some(address(host, port)), ..Default::default() };
-    ClusterLoadAssignment {
-        cluster_name: name.to_owned(),
-        endpoints: vec![LocalityLbEndpoints {
-            lb_endpoints: vec![LbEndpoint {
-                host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)),
-                ..Default::default()
-            }],
-            ..Default::default()
-        }],
-        ..Default::default()
-    }
 }

@@ -10,9 +10,10 @@ use mesh_common::xds::proto::config::endpoint::v3::{
 };
 use mesh_common::xds::protobuf::UInt32Value;
 
+use super::client::ClientKind;
 use super::host::{self, NamedHost};
 use super::proto::{address, fields, metadata, text};
-use super::{ClientView, cluster};
+use super::{ClientView, cluster, grpc};
 use crate::model::facts::Facts;
 use crate::model::service::{Endpoint, EndpointHealth, EndpointTls};
 use crate::model::workload::Workload;
@@ -37,9 +38,46 @@ pub(super) fn load_assignment(
     let all = facts.endpoints(&key, port)?;
     // The node is read only here, so that all other services are one resource for all clients.
     let node = service.node_local.then(|| client.node());
-    let usable = all.endpoints.iter().filter(|endpoint| node.is_none_or(|node| endpoint.node == node));
-    Some(assignment(name, usable))
+    let near = all.endpoints.iter().filter(|endpoint| node.is_none_or(|node| endpoint.node == node));
+    Some(match client.kind() {
+        ClientKind::MeshProxy => assignment(name, near),
+        ClientKind::Envoy(_) => assignment(name, near.filter(|endpoint| is_for_envoy(endpoint))),
+        ClientKind::Grpc(grpc) => {
+            let identities = facts.identities(&key, port).unwrap_or_default();
+            let secured = grpc.provider.is_some() && !identities.is_empty();
+            let mut made = assignment(name, near.filter(|endpoint| grpc::takes(endpoint, secured)));
+            for place in &mut made.endpoints {
+                // gRPC passes over a place without a weight.
+                let weight = u32::try_from(place.lb_endpoints.len()).unwrap_or(u32::MAX);
+                place.load_balancing_weight = Some(UInt32Value { value: weight });
+            }
+            made
+        }
+    })
 }
+
+/// It would dial a refused endpoint in plaintext, and an unready one when nothing else is left.
+fn is_for_envoy(endpoint: &Endpoint) -> bool {
+    endpoint.tls != EndpointTls::Refused && endpoint.health != EndpointHealth::NotReady
+}
+
+/// An assignment of one address.
+pub(super) fn single(name: &str, host: &str, port: u16) -> Assignment {
+    let endpoint = EndpointProto { address: Some(address(host, port)), ..Default::default() };
+    Assignment {
+        cluster_name: name.to_owned(),
+        endpoints: vec![LocalityLbEndpoints {
+            lb_endpoints: vec![LbEndpoint {
+                host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+pub(super) use mesh_common::xds::proto::config::endpoint::v3::ClusterLoadAssignment as Assignment;
 
 /// These endpoints, grouped by place.
 pub(super) fn assignment<'a>(

@@ -22,6 +22,8 @@ pub(super) const PLAINTEXT_HTTP: [&str; 2] = ["http/1.1", "h2c"];
 
 /// The chain of an address or name of the mesh on which nothing listens.
 const NO_SUCH_PORT_CHAIN: &str = "no-such-port";
+/// The chain of an address that several pods claim.
+const CONTESTED_CHAIN: &str = "contested-address";
 
 /// `10.96.3.4:80`.
 pub(super) fn by_address(name: &str, address: SocketAddr, facts: &dyn Facts) -> Option<Listener> {
@@ -47,13 +49,20 @@ pub(super) fn by_host(
     }
 }
 
-fn destination(name: &str, address: SocketAddr, settings: &Settings, facts: &dyn Facts) -> Option<Listener> {
+/// What an address and port stand for.
+pub(super) fn destination(
+    name: &str,
+    address: SocketAddr,
+    settings: &Settings,
+    facts: &dyn Facts,
+) -> Option<Listener> {
     match &*facts.destination(address.ip(), address.port())? {
         Destination::Service(key) => {
             let service = facts.service(key)?;
             Some(service_port(name, &service, address.port(), settings))
         }
         Destination::NoSuchPort(_) => Some(no_such_port(name, settings)),
+        Destination::Contested => Some(refusing(name, CONTESTED_CHAIN, settings)),
         Destination::Pod(pod) => {
             let workload = pod.endpoint.workload.as_deref()?;
             let host = host::pod_host(&workload.key, &settings.domain);
@@ -122,8 +131,13 @@ fn outbound(
 }
 
 fn no_such_port(name: &str, settings: &Settings) -> Listener {
+    refusing(name, NO_SUCH_PORT_CHAIN, settings)
+}
+
+/// Takes nothing; the name of the chain says why.
+fn refusing(name: &str, why: &str, settings: &Settings) -> Listener {
     Listener {
-        default_filter_chain: Some(chain(NO_SUCH_PORT_CHAIN, tcp_proxy(names::BLACK_HOLE_CLUSTER, settings))),
+        default_filter_chain: Some(chain(why, tcp_proxy(names::BLACK_HOLE_CLUSTER, settings))),
         ..listener(name, TrafficDirection::Outbound)
     }
 }

@@ -2,8 +2,12 @@
 //! no clock, no state. Whatever a resource depends on is read through [`Facts`] and [`ClientView`], and nothing
 //! is read that it does not depend on: the reads are its version and its cache key.
 
+pub mod client;
 mod cluster;
 mod endpoint;
+mod envoy;
+pub mod everything;
+mod grpc;
 mod host;
 mod inbound;
 mod listener;
@@ -18,6 +22,7 @@ use mesh_common::xds::names::ListenerName;
 use mesh_common::xds::proto::config::listener::v3::Listener;
 use mesh_common::xds::protobuf::Any;
 
+use self::client::ClientKind;
 use crate::model::WorkloadKey;
 use crate::model::facts::Facts;
 
@@ -33,6 +38,8 @@ pub struct Request<'a> {
 /// What translation may ask of the client, one attribute at a time. Implemented by the recorder, which notes
 /// what was read.
 pub trait ClientView {
+    /// What it is. Always part of the cache key, so that reading it costs nothing.
+    fn kind(&self) -> &ClientKind;
     /// The namespace of the client.
     fn namespace(&self) -> &str;
     /// The pod that the client is the sidecar of, if it is one.
@@ -64,6 +71,9 @@ pub fn translate(
     facts: &dyn Facts,
 ) -> Result<Option<Any>, TranslateError> {
     let name = request.name;
+    if name == everything::NAME {
+        return Ok(everything::list(request.kind, client, facts));
+    }
     Ok(match request.kind {
         ResourceType::Secret => secret::secret(name, facts)?.map(|r| proto::pack(&r)),
         ResourceType::Cluster => cluster::cluster(name, client, facts).map(|r| proto::pack(&r)),
@@ -78,6 +88,11 @@ pub fn translate(
 }
 
 fn listener(name: &str, client: &dyn ClientView, facts: &dyn Facts) -> Option<Listener> {
+    match client.kind() {
+        ClientKind::MeshProxy => {}
+        ClientKind::Envoy(envoy) => return envoy::listener(name, envoy, client, facts),
+        ClientKind::Grpc(_) => return grpc::listener(name, client, facts),
+    }
     match name.parse().ok()? {
         ListenerName::Inbound { namespace, pod } => inbound::inbound(name, &namespace, &pod, facts),
         ListenerName::VirtualOutbound => Some(virtual_outbound::virtual_outbound(name, facts)),

@@ -138,24 +138,41 @@ pub(super) fn inspectors() -> Vec<ListenerFilter> {
 
 /// The HTTP connection manager.
 pub(super) fn http_manager(stat_prefix: &str, routes: RouteSpecifier, settings: &Settings) -> Filter {
-    let router = HttpFilter {
+    http_manager_filter(&http_connection_manager(stat_prefix, routes, settings))
+}
+
+/// A changed [`http_connection_manager`].
+pub(super) fn http_manager_filter(manager: &HttpConnectionManager) -> Filter {
+    network_filter("envoy.filters.network.http_connection_manager", pack(manager))
+}
+
+/// The filter that ends every chain of HTTP filters.
+pub(super) fn router() -> HttpFilter {
+    HttpFilter {
         name: "envoy.filters.http.router".to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
         ..Default::default()
-    };
+    }
+}
+
+/// See [`http_manager`].
+pub(super) fn http_connection_manager(
+    stat_prefix: &str,
+    routes: RouteSpecifier,
+    settings: &Settings,
+) -> HttpConnectionManager {
     let websocket =
         http_connection_manager::UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() };
-    let manager = HttpConnectionManager {
+    HttpConnectionManager {
         stat_prefix: stat_prefix.to_owned(),
-        http_filters: vec![router],
+        http_filters: vec![router()],
         upgrade_configs: vec![websocket],
         // Envoy would cut a stream that is silent for five minutes; without the mesh nobody does.
         stream_idle_timeout: Some(duration(0)),
         access_log: access_log(settings),
         route_specifier: Some(routes),
         ..Default::default()
-    };
-    network_filter("envoy.filters.network.http_connection_manager", pack(&manager))
+    }
 }
 
 /// The TCP proxy.
@@ -169,7 +186,8 @@ pub(super) fn tcp_proxy(cluster: &str, settings: &Settings) -> Filter {
     network_filter("envoy.filters.network.tcp_proxy", pack(&proxy))
 }
 
-fn network_filter(name: &str, config: Any) -> Filter {
+/// A filter of a chain.
+pub(super) fn network_filter(name: &str, config: Any) -> Filter {
     Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
 }
 
@@ -216,24 +234,30 @@ pub(super) fn downstream_tls(alpn: &[&str]) -> TransportSocket {
     transport_socket("envoy.transport_sockets.tls", pack(&context))
 }
 
-fn transport_socket(name: &str, config: Any) -> TransportSocket {
+/// A transport socket.
+pub(super) fn transport_socket(name: &str, config: Any) -> TransportSocket {
     TransportSocket {
         name: name.to_owned(),
         config_type: Some(transport_socket::ConfigType::TypedConfig(config)),
     }
 }
 
-fn mesh_tls(alpn: &[&str]) -> CommonTlsContext {
+/// TLS 1.3 and nothing else.
+pub(super) fn tls_parameters() -> TlsParameters {
     let tls13 = tls_parameters::TlsProtocol::TlSv13 as i32;
+    TlsParameters {
+        tls_minimum_protocol_version: tls13,
+        tls_maximum_protocol_version: tls13,
+        ..Default::default()
+    }
+}
+
+fn mesh_tls(alpn: &[&str]) -> CommonTlsContext {
     CommonTlsContext {
-        tls_params: Some(TlsParameters {
-            tls_minimum_protocol_version: tls13,
-            tls_maximum_protocol_version: tls13,
-            ..Default::default()
-        }),
+        tls_params: Some(tls_parameters()),
         // Without a source: the key is the proxy's own and never travels.
         tls_certificate_sds_secret_configs: vec![SdsSecretConfig {
-            name: "default".to_owned(),
+            name: names::OWN_CERTIFICATE.to_owned(),
             sds_config: None,
         }],
         alpn_protocols: alpn.iter().map(|&protocol| protocol.to_owned()).collect(),

@@ -1,5 +1,5 @@
 //! A folder of manifests as a source of events. It must never take half of a file: a file that somebody has written to
-//! and not yet closed changes nothing.
+//! and not yet closed changes nothing, and a restart forgets nothing that was in force.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -11,7 +11,9 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
+use super::error::WatchError;
 use super::folder::Folder as Content;
+use super::last_good::LastGood;
 use super::manifests;
 use crate::ingest::ingest;
 use crate::model::store::{ConfigError, SharedModel};
@@ -22,29 +24,8 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 const MAX_DEBOUNCE: Duration = Duration::from_millis(60);
 /// Events get lost (a full queue, a network file system): the folder is compared this often.
 const RESCAN: Duration = Duration::from_secs(2);
-
-/// Why a folder cannot be watched.
-#[derive(Debug, thiserror::Error)]
-pub enum WatchError {
-    /// It cannot be read.
-    #[error("the folder {path} cannot be read: {source}; name an existing folder that this user may read")]
-    Unreadable {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The kernel does not watch it.
-    #[error(
-        "the folder {path} cannot be watched: {source}; see sysctl fs.inotify.max_user_watches and max_user_instances"
-    )]
-    Unwatchable {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
+/// Up to this many files that changed together are waited for until the disk has them.
+const MAX_SYNCED: usize = 32;
 
 /// A watched folder.
 pub struct Folder {
@@ -57,6 +38,13 @@ pub struct Folder {
     touched: BTreeSet<PathBuf>,
     stamps: BTreeMap<PathBuf, Stamp>,
     content: Content,
+    last_good: LastGood,
+    /// Good texts that have yet to be kept.
+    unkept: BTreeMap<PathBuf, String>,
+    /// Of files that are gone.
+    unforgotten: BTreeSet<PathBuf>,
+    /// Why the state folder does not take them.
+    state_errors: Vec<ConfigError>,
     unreadable: Vec<ConfigError>,
     /// Something happened while the folder was read: look again soon.
     again: bool,
@@ -76,14 +64,15 @@ impl Folder {
     /// Starts to watch: nothing that happens in the folder after this is missed. Needs a runtime.
     ///
     /// # Errors
-    /// When the folder is not there, or cannot be read or watched.
+    /// When the folder is not there, or cannot be read or watched, or the state folder cannot be used.
     #[expect(
         deprecated,
         reason = "`register` asks for a promise in unsafe code; `Inotify` owns its descriptor"
     )]
-    pub fn open(path: &Path) -> Result<Self, WatchError> {
-        let unwatchable = |source| WatchError::Unwatchable { path: path.to_owned(), source };
-        std::fs::read_dir(path).map_err(|source| WatchError::Unreadable { path: path.to_owned(), source })?;
+    pub fn open(path: &Path, state: &Path) -> Result<Self, WatchError> {
+        let unwatchable = |reason| WatchError::Unwatchable { path: path.to_owned(), reason };
+        let state_error = |reason| WatchError::State { path: state.to_owned(), reason };
+        std::fs::read_dir(path).map_err(|reason| WatchError::Unreadable { path: path.to_owned(), reason })?;
         let inotify = Inotify::init().and_then(AsyncFd::new).map_err(unwatchable)?;
         let mut folder = Self {
             root: path.to_owned(),
@@ -93,6 +82,10 @@ impl Folder {
             touched: BTreeSet::new(),
             stamps: BTreeMap::new(),
             content: Content::default(),
+            last_good: LastGood::open(state, path).map_err(state_error)?,
+            unkept: BTreeMap::new(),
+            unforgotten: BTreeSet::new(),
+            state_errors: Vec::new(),
             unreadable: Vec::new(),
             missing: BTreeSet::new(),
             again: false,
@@ -101,15 +94,69 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Reads the folder, says that the model is synced, then follows every change. Never returns: drop the future
-    /// to stop.
+    /// Takes up what was in force when the process ran last, reads the folder, says that the model is synced once
+    /// everything in it has a form that was good, then follows every change. Never returns: drop the future to stop.
     pub async fn follow(mut self, model: SharedModel) {
-        self.take_changes(&model);
+        self.restore(&model);
+        let mut held = BTreeSet::new();
+        loop {
+            self.take_changes(&model);
+            let unknown = self.unknown();
+            if unknown.is_empty() && self.missing.is_empty() {
+                break;
+            }
+            if unknown != held {
+                for ConfigError { file, line, reason } in model.config_errors() {
+                    tracing::error!(file, line, reason, "not serving until this file is mended or removed");
+                }
+            }
+            held = unknown;
+            self.wait().await;
+        }
         model.set_synced();
         loop {
             self.wait().await;
             self.take_changes(&model);
         }
+    }
+
+    /// Tells the model what was in force when the process ran last, as if the process had never ended.
+    fn restore(&mut self, model: &SharedModel) {
+        let remembered = self.last_good.load().unwrap_or_else(|error| {
+            tracing::error!(%error, "the last good content of the configuration cannot be read");
+            Vec::new()
+        });
+        let mut later = Vec::new();
+        for found in remembered {
+            let parse = |text: &str| manifests::parse(&found.path, text.as_bytes());
+            let (first, second) = match &found.before {
+                Some(before) => (parse(before), parse(&found.text).ok()),
+                None => (parse(&found.text), None),
+            };
+            // Another version of this program wrote it, and took what this one does not.
+            let Ok(first) = first else { continue };
+            let length = u64::try_from(found.text.len()).unwrap_or(u64::MAX);
+            self.stamps.insert(found.path.clone(), Stamp { length, ..Stamp::NEVER });
+            self.content.restore(&found.path, first);
+            later.extend(second.map(|second| (found.path, second)));
+        }
+        self.tell(model);
+        for (path, manifests) in later {
+            self.content.restore(&path, manifests);
+        }
+        self.tell(model);
+        if !self.stamps.is_empty() {
+            tracing::info!(files = self.stamps.len(), "took up what was in force before");
+        }
+    }
+
+    /// What cannot be read and never was good: what would be in force without it, nobody has asked for.
+    fn unknown(&self) -> BTreeSet<PathBuf> {
+        let mut unknown = self.content.never_good();
+        let known = |folder: &Path| self.stamps.keys().any(|path| path.starts_with(folder));
+        let folders = self.unreadable.iter().map(|error| PathBuf::from(&error.file));
+        unknown.extend(folders.filter(|folder| !known(folder)));
+        unknown
     }
 
     /// Until something happened and calmed down, or it is time to compare.
@@ -214,6 +261,8 @@ impl Folder {
             self.missing.remove(&path);
             self.stamps.remove(&path);
             self.content.remove(&path);
+            self.unkept.remove(&path);
+            self.unforgotten.insert(path);
         }
         for (path, stamp, content) in parsed {
             if self.open.contains(&path) || self.touched.contains(&path) {
@@ -222,7 +271,12 @@ impl Folder {
             let result = match content {
                 Ok(content) => {
                     self.stamps.insert(path.clone(), stamp);
-                    manifests::parse(&path, &content)
+                    let parsed = manifests::parse(&path, &content);
+                    if let (Ok(_), Ok(text)) = (&parsed, String::from_utf8(content)) {
+                        self.unforgotten.remove(&path);
+                        self.unkept.insert(path.clone(), text);
+                    }
+                    parsed
                 }
                 Err(error) => {
                     // It is tried again; and it is known, for when the file goes away.
@@ -233,6 +287,31 @@ impl Folder {
             self.content.put(&path, result);
         }
         self.tell(model);
+        self.remember();
+    }
+
+    /// Keeps what is good now for the next start. What cannot be kept is tried again with the next look.
+    fn remember(&mut self) {
+        // A first start with thousands of files must not wait for the disk thousands of times.
+        let sync = self.unkept.len() <= MAX_SYNCED;
+        let (last_good, content) = (&mut self.last_good, &self.content);
+        let mut failed = Vec::new();
+        self.unkept.retain(|path, text| {
+            let kept = last_good.keep(path, text, content.is_taken(path), sync);
+            kept.map_err(|error| failed.push((path.clone(), error))).is_err()
+        });
+        self.unforgotten.retain(|path| {
+            let forgotten = last_good.forget(path);
+            forgotten.map_err(|error| failed.push((path.clone(), error))).is_err()
+        });
+        let complaint = |(path, error): (PathBuf, io::Error)| ConfigError {
+            file: path.display().to_string(),
+            line: 0,
+            reason: format!(
+                "a restart would not know what is in force: the state folder does not take it: {error}"
+            ),
+        };
+        self.state_errors = failed.into_iter().map(complaint).collect();
     }
 
     fn tell(&mut self, model: &SharedModel) {
@@ -248,15 +327,10 @@ impl Folder {
         }
         self.content.refuse(refused);
         let mut errors = self.content.errors();
-        errors.extend(self.unreadable.iter().cloned());
+        errors.extend(self.unreadable.iter().chain(&self.state_errors).cloned());
         let before = model.config_errors();
         for ConfigError { file, line, reason } in errors.iter().filter(|error| !before.contains(error)) {
-            tracing::warn!(
-                file,
-                line,
-                reason,
-                "the configuration has an error; what was good last stays in force"
-            );
+            tracing::warn!(file, line, reason, "the configuration has an error");
         }
         if before.len() != errors.len() || errors.iter().any(|error| !before.contains(error)) {
             model.set_config_errors(errors);
@@ -356,132 +430,4 @@ fn is_manifest(path: &Path) -> bool {
 
 fn unreadable(path: &Path, error: &io::Error) -> ConfigError {
     ConfigError { file: path.display().to_string(), line: 0, reason: format!("it cannot be read: {error}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::io::Write;
-
-    use super::*;
-    use crate::ingest::tests::settings;
-    use crate::model::store::Mesh;
-
-    struct Fixture {
-        folder: tempfile::TempDir,
-        model: SharedModel,
-        task: tokio::task::JoinHandle<()>,
-    }
-
-    impl Drop for Fixture {
-        fn drop(&mut self) {
-            self.task.abort();
-        }
-    }
-
-    impl Fixture {
-        async fn start(files: &[(&str, &str)]) -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            for (name, text) in files {
-                fs::write(folder.path().join(name), text).unwrap();
-            }
-            let model = SharedModel::new(Mesh::new(settings()));
-            assert!(!model.is_synced());
-            let task = tokio::spawn(Folder::open(folder.path()).unwrap().follow(model.clone()));
-            model.synced().await;
-            Self { folder, model, task }
-        }
-
-        fn path(&self, name: &str) -> PathBuf {
-            self.folder.path().join(name)
-        }
-
-        fn services(&self) -> Vec<String> {
-            let keys = self.model.read().mesh().service_keys();
-            keys.into_iter()
-                .map(|key| key.hostname.split('.').next().unwrap_or_default().to_owned())
-                .collect()
-        }
-
-        async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-            let patience = Instant::now() + Duration::from_secs(10);
-            while !holds(self) {
-                let error = (self.services(), self.model.config_errors());
-                assert!(Instant::now() < patience, "never: {what}; now {error:?}");
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }
-    }
-
-    fn service(name: &str) -> String {
-        format!(
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 80}}]}}\n"
-        )
-    }
-
-    #[tokio::test]
-    async fn follows_files_and_subfolders() {
-        let fixture = Fixture::start(&[("a.yaml", &service("a")), ("notes.txt", "not: [yaml")]).await;
-        assert_eq!(fixture.services(), ["a"]);
-        let mut changes = fixture.model.subscribe();
-        fs::write(fixture.path("b.yml"), service("b")).unwrap();
-        fixture.until("a new file", |f| f.services() == ["a", "b"]).await;
-        assert!(changes.try_next().is_some());
-        fs::create_dir(fixture.path("more")).unwrap();
-        fs::write(
-            fixture.path("more/c.json"),
-            r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"c"}}"#,
-        )
-        .unwrap();
-        fixture.until("a file in a new subfolder", |f| f.services() == ["a", "b", "c"]).await;
-        fs::write(fixture.path(".hidden"), service("d")).unwrap();
-        fs::rename(fixture.path(".hidden"), fixture.path("a.yaml")).unwrap();
-        fixture.until("a file put in place of another", |f| f.services() == ["b", "c", "d"]).await;
-        fs::remove_file(fixture.path("b.yml")).unwrap();
-        fs::remove_dir_all(fixture.path("more")).unwrap();
-        fixture.until("deleted files", |f| f.services() == ["d"]).await;
-        assert_eq!(fixture.model.config_errors(), []);
-    }
-
-    #[tokio::test]
-    async fn half_a_file_changes_nothing() {
-        let fixture = Fixture::start(&[("a.yaml", &(service("a") + &service("b")))]).await;
-        let mut changes = fixture.model.subscribe();
-        let mut file = fs::File::create(fixture.path("a.yaml")).unwrap();
-        file.write_all(service("b").as_bytes()).unwrap();
-        file.flush().unwrap();
-        // Another file passes in the meantime: the open one was looked at, and left alone.
-        fs::write(fixture.path("z.yaml"), service("z")).unwrap();
-        fixture.until("the other file", |f| f.services() == ["a", "b", "z"]).await;
-        file.write_all(service("c").as_bytes()).unwrap();
-        drop(file);
-        fixture.until("the closed file", |f| f.services() == ["b", "c", "z"]).await;
-        assert!(changes.try_next().is_some());
-    }
-
-    #[tokio::test]
-    async fn a_broken_file_is_named_and_its_last_good_content_stays() {
-        let fixture = Fixture::start(&[("a.yaml", &service("a")), ("broken.yaml", "kind: [\n")]).await;
-        assert_eq!(fixture.model.config_errors().len(), 1);
-        fs::write(
-            fixture.path("a.yaml"),
-            "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec:\n  prots: 1\n",
-        )
-        .unwrap();
-        fixture.until("the error", |f| f.model.config_errors().len() == 2).await;
-        let error = fixture.model.config_errors().remove(0);
-        assert!(error.file.ends_with("/a.yaml"), "{}", error.file);
-        assert_eq!(error.line, 5);
-        assert!(error.reason.starts_with("spec.prots: this field is not known"), "{}", error.reason);
-        assert_eq!(fixture.services(), ["a"]);
-        fs::write(fixture.path("a.yaml"), service("b")).unwrap();
-        fs::remove_file(fixture.path("broken.yaml")).unwrap();
-        fixture.until("no error", |f| f.model.config_errors().is_empty() && f.services() == ["b"]).await;
-    }
-
-    #[tokio::test]
-    async fn needs_a_folder() {
-        let error = Folder::open(Path::new("/does/not/exist")).err().unwrap();
-        assert!(error.to_string().starts_with("the folder /does/not/exist cannot be read: "), "{error}");
-    }
 }

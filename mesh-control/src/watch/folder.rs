@@ -17,13 +17,30 @@ pub struct Folder {
     told: BTreeMap<ObjectId, (PathBuf, usize, Object)>,
     /// Objects that the model refused.
     refused: BTreeMap<ObjectId, InvalidObject>,
+    /// Of these, those of which it never took another form.
+    never_taken: BTreeSet<ObjectId>,
+    /// Told for the first time with the last events.
+    new: BTreeSet<ObjectId>,
     started: bool,
 }
 
 #[derive(Debug, Default)]
 struct File {
     good: Vec<Manifest>,
+    source: Source,
     errors: Vec<ConfigError>,
+}
+
+/// Where the good content of a file is from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Source {
+    /// There never was any.
+    #[default]
+    Never,
+    /// From the last run of the process.
+    Restored,
+    /// The file.
+    File,
 }
 
 impl Folder {
@@ -31,9 +48,15 @@ impl Folder {
     pub fn put(&mut self, path: &Path, parsed: Result<Vec<Manifest>, Vec<ConfigError>>) {
         let file = self.files.entry(path.to_owned()).or_default();
         match parsed {
-            Ok(manifests) => *file = File { good: manifests, errors: Vec::new() },
+            Ok(manifests) => *file = File { good: manifests, source: Source::File, errors: Vec::new() },
             Err(errors) => file.errors = errors,
         }
+    }
+
+    /// A file said this when the process ran last.
+    pub fn restore(&mut self, path: &Path, manifests: Vec<Manifest>) {
+        let file = File { good: manifests, source: Source::Restored, errors: Vec::new() };
+        self.files.insert(path.to_owned(), file);
     }
 
     /// A file is gone.
@@ -51,10 +74,14 @@ impl Folder {
             }
         }
         let events = if self.started { changes(&self.told, &now) } else { everything(&now) };
+        self.new = now.keys().filter(|id| !self.told.contains_key(*id)).cloned().collect();
         for event in &events {
             match event {
                 Event::Apply(id, _) | Event::Delete(id) => {
                     self.refused.remove(id);
+                    if self.never_taken.remove(id) {
+                        self.new.insert(id.clone());
+                    }
                 }
                 Event::Reset(..) => self.refused.clear(),
             }
@@ -66,16 +93,34 @@ impl Folder {
 
     /// The model did not take these.
     pub fn refuse(&mut self, refused: Vec<(ObjectId, InvalidObject)>) {
+        self.never_taken
+            .extend(refused.iter().map(|(id, _)| id).filter(|id| self.new.contains(*id)).cloned());
         self.refused.extend(refused);
+    }
+
+    /// Whether the model took every object of a file.
+    pub fn is_taken(&self, path: &Path) -> bool {
+        self.refused.keys().all(|id| self.told.get(id).is_none_or(|(file, ..)| file != path))
+    }
+
+    /// The files of which something has no form that was ever good.
+    pub fn never_good(&self) -> BTreeSet<PathBuf> {
+        let broken = self.files.iter().filter(|(_, file)| file.source == Source::Never).map(|(path, _)| path);
+        let refused = self.never_taken.iter().filter_map(|id| self.told.get(id)).map(|(path, ..)| path);
+        broken.chain(refused).cloned().collect()
     }
 
     /// Everything that is wrong with the folder now.
     pub fn errors(&self) -> Vec<ConfigError> {
-        let mut errors: Vec<ConfigError> = self.files.values().flat_map(|file| file.errors.clone()).collect();
+        let mut errors: Vec<ConfigError> = self.files.values().flat_map(File::complaints).collect();
         for (id, error) in &self.refused {
             if let Some((path, line, _)) = self.told.get(id) {
                 let file = path.display().to_string();
-                errors.push(ConfigError { file, line: *line, reason: format!("{id}: {error}") });
+                let in_force = match self.never_taken.contains(id) {
+                    true => "it was never good",
+                    false => "its last good form stays in force",
+                };
+                errors.push(ConfigError { file, line: *line, reason: format!("{id}: {error}; {in_force}") });
             }
         }
         errors.extend(self.duplicates());
@@ -95,6 +140,21 @@ impl Folder {
             }
         }
         errors
+    }
+}
+
+impl File {
+    /// What is wrong with it, and what is in force instead.
+    fn complaints(&self) -> impl Iterator<Item = ConfigError> {
+        let in_force = match self.source {
+            Source::Never => "nothing of this file is in force, for it was never good",
+            Source::Restored => "the file's last good content, from before this start, stays in force",
+            Source::File => "the file's last good content stays in force",
+        };
+        self.errors.iter().map(move |error| {
+            let ConfigError { file, line, reason } = error.clone();
+            ConfigError { file, line, reason: format!("{reason}; {in_force}") }
+        })
     }
 }
 
@@ -188,9 +248,35 @@ mod tests {
         put(&mut folder, "a.yaml", &service("a", 80));
         let id = ObjectId { kind: Kind::Service, namespace: "default".to_owned(), name: "a".to_owned() };
         let error = InvalidObject { pointer: "/spec/ports/0/port".to_owned(), reason: "no".to_owned() };
-        folder.refuse(vec![(id, error)]);
-        assert_eq!(folder.errors()[0].reason, "Service default/a: spec.ports[0].port: no");
+        folder.refuse(vec![(id.clone(), error.clone())]);
+        let refused = "Service default/a: spec.ports[0].port: no";
+        assert_eq!(folder.errors()[0].reason, format!("{refused}; it was never good"));
+        assert_eq!(folder.never_good(), [PathBuf::from("a.yaml")].into());
+        assert!(!folder.is_taken(Path::new("a.yaml")) && folder.is_taken(Path::new("b.yaml")));
         put(&mut folder, "a.yaml", &service("a", 81));
+        assert!(folder.errors().is_empty() && folder.never_good().is_empty());
+        // It was good once: what the model took then stays.
+        put(&mut folder, "a.yaml", &service("a", 82));
+        folder.refuse(vec![(id, error)]);
+        assert_eq!(folder.errors()[0].reason, format!("{refused}; its last good form stays in force"));
+        assert!(folder.never_good().is_empty());
+    }
+
+    #[test]
+    fn what_was_in_force_before_a_restart_is_in_force_after_it() {
+        let mut folder = Folder::default();
+        let before = manifests::parse(Path::new("a.yaml"), service("a", 80).as_bytes()).unwrap();
+        folder.restore(Path::new("a.yaml"), before);
+        assert_eq!(told(&mut folder).iter().filter(|event| event.ends_with(" 1")).count(), 1);
+        assert!(put(&mut folder, "a.yaml", "a: [\n").is_empty());
+        assert!(folder.errors()[0].reason.ends_with("from before this start, stays in force"));
+        assert!(folder.never_good().is_empty());
+        assert!(put(&mut folder, "b.yaml", "a: [\n").is_empty());
+        assert_eq!(folder.never_good(), [PathBuf::from("b.yaml")].into());
+        assert!(folder.errors()[1].reason.ends_with("for it was never good"));
+        folder.remove(Path::new("b.yaml"));
+        assert!(folder.never_good().is_empty());
+        assert!(put(&mut folder, "a.yaml", &service("a", 80)).is_empty());
         assert!(folder.errors().is_empty());
     }
 }

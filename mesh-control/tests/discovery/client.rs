@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use mesh_common::spiffe::SpiffeId;
 use mesh_common::trust::{self, TrustBundle, WorkloadCertificate};
 use mesh_common::xds::ResourceType;
 use mesh_common::xds::proto::config::core::v3::Node;
@@ -13,19 +14,30 @@ use mesh_common::xds::proto::service::discovery::v3::aggregated_discovery_servic
 use mesh_common::xds::proto::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use mesh_common::xds::protobuf::value::Kind;
 use mesh_common::xds::protobuf::{Struct, Value};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status, Streaming};
 
-use crate::world::{Pod, World};
+use crate::world::{Pod, World, pod_of};
 
 pub(crate) const SERVER_NAME: &str = "mesh-control.mesh-system.svc";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection, with a client certificate or without.
 pub(crate) async fn connect(
+    address: SocketAddr,
+    bundle: &TrustBundle,
+    name: &'static str,
+    certificate: Option<WorkloadCertificate>,
+) -> Result<Channel, tonic::transport::Error> {
+    connect_from(SocketAddr::from(([127, 0, 0, 1], 0)), address, bundle, name, certificate).await
+}
+
+/// A connection from this address.
+pub(crate) async fn connect_from(
+    from: SocketAddr,
     address: SocketAddr,
     bundle: &TrustBundle,
     name: &'static str,
@@ -44,7 +56,9 @@ pub(crate) async fn connect(
     let dial = tower::service_fn(move |_: Uri| {
         let connector = connector.clone();
         async move {
-            let socket = TcpStream::connect(address).await?;
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(from)?;
+            let socket = socket.connect(address).await?;
             let name = rustls_pki_types::ServerName::try_from(name).map_err(std::io::Error::other)?;
             connector.connect(name, socket).await.map(TokioIo::new)
         }
@@ -52,8 +66,42 @@ pub(crate) async fn connect(
     Endpoint::from_static("http://mesh-control").connect_with_connector(dial).await
 }
 
+/// The identity in the server's certificate.
+pub(crate) async fn server_identity(address: SocketAddr, bundle: &TrustBundle) -> SpiffeId {
+    let mut config = rustls::ClientConfig::builder_with_provider(trust::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(bundle.root_store())
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let name = rustls_pki_types::ServerName::try_from(SERVER_NAME).unwrap();
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap();
+    trust::identity_of(&stream.get_ref().1.peer_certificates().unwrap()[0]).unwrap()
+}
+
+/// A pod of a mesh with many.
+#[derive(Debug, Clone)]
+pub(crate) struct NamedPod {
+    pub(crate) name: String,
+    pub(crate) account: String,
+    pub(crate) ip: String,
+}
+
+impl NamedPod {
+    pub(crate) fn manifest(&self) -> String {
+        let Self { name, account, ip } = self;
+        pod_of(name, account, ip, "")
+    }
+}
+
 pub(crate) fn node(pod: Pod) -> Node {
     let Pod { name, account, ip } = pod;
+    node_of(&NamedPod { name: name.to_owned(), account: account.to_owned(), ip: ip.to_owned() })
+}
+
+pub(crate) fn node_of(pod: &NamedPod) -> Node {
+    let NamedPod { name, account, ip } = pod;
     let fields = [
         ("GENERATOR", "mesh-proxy"),
         ("NAMESPACE", "shop"),
@@ -85,6 +133,39 @@ impl Stream {
     pub(crate) async fn open_at(world: &World, address: SocketAddr, pod: Pod) -> Self {
         let channel = connect(address, &world.bundle(), SERVER_NAME, None).await.unwrap();
         Self::over(channel, Some(&world.token(pod)), node(pod)).await.unwrap()
+    }
+
+    /// As [`Stream::open`], when it may be refused.
+    pub(crate) async fn try_open(world: &World, pod: Pod) -> Result<Self, Status> {
+        let channel = connect(world.xds(), &world.bundle(), SERVER_NAME, None).await.unwrap();
+        Self::over(channel, Some(&world.token(pod)), node(pod)).await
+    }
+
+    /// Sends all of this, as fast as the server reads, and says how the stream ends meanwhile.
+    pub(crate) async fn flood(&mut self, requests: impl Iterator<Item = DeltaDiscoveryRequest>) -> Status {
+        let (sender, mut node) = (self.requests.clone(), self.node.take());
+        let sending = async {
+            for mut request in requests {
+                request.node = node.take();
+                if sender.send(request).await.is_err() {
+                    break;
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = sending => unreachable!("it stays"),
+            status = self.end() => status,
+        }
+    }
+
+    /// What the server says in the end, whatever comes before.
+    pub(crate) async fn end(&mut self) -> Status {
+        loop {
+            if let Err(status) = self.try_next().await {
+                return status;
+            }
+        }
     }
 
     pub(crate) async fn over(channel: Channel, token: Option<&str>, node: Node) -> Result<Self, Status> {

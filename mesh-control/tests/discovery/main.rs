@@ -3,6 +3,11 @@
 
 mod certificates;
 mod client;
+mod everything;
+mod hostile;
+mod outlived;
 mod refused;
 mod resources;
+mod restart;
+mod storm;
 mod world;

@@ -3,13 +3,15 @@
 use mesh_common::xds::ResourceType::{Cluster, Endpoints, Listener, Route, Secret, Workload};
 
 use crate::client::{Stream, summary, versions};
-use crate::world::{Pod, RATINGS, REVIEWS, WEB, World, pod_manifest, service_manifest, slice_manifest};
+use crate::world::{
+    Pod, RATINGS, REVIEWS, WEB, World, pod_manifest, service_manifest, slice_manifest, until,
+};
 
 const REVIEWS_CLUSTER: &str = "outbound|80||reviews.shop.svc.cluster.local";
 const RATINGS_CLUSTER: &str = "outbound|80||ratings.shop.svc.cluster.local";
 
 /// A change that is certainly told: what was told before it was all there was to tell.
-async fn nothing_more_told(world: &World, stream: &mut Stream) {
+pub(crate) async fn nothing_more_told(world: &World, stream: &mut Stream) {
     stream.subscribe(Endpoints, &["outbound|80||marker.shop.svc.cluster.local"]).await;
     assert_eq!(stream.told().await, "eds -outbound|80||marker.shop.svc.cluster.local");
     world.write("marker-service.yaml", &service_manifest("marker", "10.96.0.99"));
@@ -61,7 +63,12 @@ async fn an_edit_that_nothing_reads_sends_nothing() {
     let mut stream = Stream::open(&world, WEB).await;
     stream.look_up(Listener, &["10.96.0.2:80", "inbound/shop/web-1", "virtualOutbound"]).await;
     stream.look_up(Endpoints, &[REVIEWS_CLUSTER]).await;
-    world.write("reviews-1.yaml", &pod_manifest(REVIEWS, "another note"));
+    let workload = format!("/{}", REVIEWS.ip);
+    stream.look_up(Workload, &[&workload]).await;
+    let labelled =
+        pod_manifest(REVIEWS, "another note").replace("  labels:\n", "  labels:\n    team: blue\n");
+    assert!(labelled.contains("team: blue"));
+    world.write("reviews-1.yaml", &labelled);
     world.write("web-1.yaml", &pod_manifest(WEB, "another note"));
     nothing_more_told(&world, &mut stream).await;
     world.stop().await;
@@ -154,15 +161,10 @@ async fn the_pages_say_who_holds_what() {
         assert!(metrics.contains(part), "{part} in {metrics}");
     }
     world.write("broken.yaml", "kind: Service\n  metadata: [");
-    let mut page = String::new();
-    for _ in 0..200 {
-        page = world.page("/debug/config-errors").await;
-        if page.contains("broken.yaml") {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    assert!(page.contains("broken.yaml"), "{page}");
+    until("the broken file is named", async || {
+        world.page("/debug/config-errors").await.contains("broken.yaml").then_some(())
+    })
+    .await;
     world.stop().await;
 }
 
@@ -179,9 +181,42 @@ async fn a_new_pod_may_connect_and_a_removed_one_may_not() {
     assert_eq!(summary(&own.look_up(Listener, &["inbound/shop/late-1"]).await), "lds inbound/shop/late-1");
     world.remove("late.yaml");
     assert_eq!(stream.told().await, format!("wds -{workload}"));
-    let mut again = Stream::open(&world, late).await;
-    again.subscribe(Listener, &["virtualOutbound"]).await;
-    let refused = again.try_next().await.unwrap_err();
+    let refused = Stream::try_open(&world, late).await.map(drop).unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{refused}");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_that_two_pods_claim_is_dialled_by_nobody() {
+    let world = World::start().await;
+    let mut stream = Stream::open(&world, WEB).await;
+    let name = format!("{}:9000", RATINGS.ip);
+    let chain_of = |response: &mesh_common::xds::proto::service::discovery::v3::DeltaDiscoveryResponse| {
+        let any = response.resources[0].resource.as_ref().unwrap();
+        let listener = <mesh_common::xds::proto::config::listener::v3::Listener as prost::Message>::decode(
+            any.value.as_slice(),
+        );
+        listener.unwrap().default_filter_chain.unwrap().name
+    };
+    let own = chain_of(&stream.look_up(Listener, &[&name]).await);
+    assert_eq!(own, "outbound|9000||ratings-1.shop.pod.cluster.local");
+    // Never removed, which would make a plain connection of it.
+    world.write("thief.yaml", &pod_manifest(Pod { name: "thief-1", account: "thief", ip: RATINGS.ip }, ""));
+    assert_eq!(chain_of(&stream.next().await), "contested-address");
+    world.remove("thief.yaml");
+    assert_eq!(chain_of(&stream.next().await), own);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_servers_own_certificate_follows_the_trust_domain() {
+    let world = World::start().await;
+    let served = async || {
+        let seen = crate::client::server_identity(world.xds(), &world.bundle()).await;
+        seen.trust_domain().to_owned()
+    };
+    assert_eq!(served().await, "cluster.local");
+    world.write("mesh-config.yaml", "trustDomain: other.example\n");
+    until("the new name", async || (served().await == "other.example").then_some(())).await;
     world.stop().await;
 }

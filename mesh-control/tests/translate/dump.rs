@@ -9,6 +9,7 @@ use mesh_common::xds::proto::config::listener::v3::Listener;
 use mesh_common::xds::proto::config::route::v3::RouteConfiguration;
 use mesh_common::xds::proto::extensions::access_loggers::stream::v3::StdoutAccessLog;
 use mesh_common::xds::proto::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use mesh_common::xds::proto::extensions::filters::network::set_filter_state::v3::Config as SetFilterState;
 use mesh_common::xds::proto::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use mesh_common::xds::proto::extensions::transport_sockets::tls::v3::{
     DownstreamTlsContext, Secret, UpstreamTlsContext,
@@ -62,8 +63,11 @@ fn unpack(type_url: &str, value: &[u8]) -> Vec<Tree> {
         "StdoutAccessLog" => show::<StdoutAccessLog>(value),
         "UpstreamTlsContext" => show::<UpstreamTlsContext>(value),
         "DownstreamTlsContext" => show::<DownstreamTlsContext>(value),
+        "Config" => show::<SetFilterState>(value),
         "HttpProtocolOptions" => show::<HttpProtocolOptions>(value),
-        "Router" | "RawBuffer" | "TlsInspector" | "HttpInspector" if value.is_empty() => name.to_owned(),
+        "Router" | "RawBuffer" | "OriginalDst" | "TlsInspector" | "HttpInspector" if value.is_empty() => {
+            name.to_owned()
+        }
         other => panic!("{other} is not known to the dump"),
     };
     let kind = Tree::Leaf { key: "@type".to_owned(), value: name.to_owned() };

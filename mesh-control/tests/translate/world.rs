@@ -1,6 +1,6 @@
 //! A small model that tests fill by hand, and clients that look at it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use mesh_control::model::service::{
 use mesh_control::model::workload::{Inbound, InboundPort, Workload, WorkloadKind};
 use mesh_control::model::{Address, OutboundTrafficPolicy, ServiceKey, Settings, WorkloadKey};
 use mesh_control::translate::ClientView;
+use mesh_control::translate::client::ClientKind;
 
 pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -197,6 +198,17 @@ impl Facts for World {
     fn service(&self, key: &ServiceKey) -> Option<Arc<Service>> {
         self.services.get(key).cloned()
     }
+    fn services(&self) -> Arc<BTreeSet<ServiceKey>> {
+        Arc::new(self.services.keys().cloned().collect())
+    }
+    fn identities(&self, key: &ServiceKey, port: u16) -> Option<Arc<BTreeSet<SpiffeId>>> {
+        let endpoints = self.endpoints.get(&(key.clone(), port))?;
+        let identity = |endpoint: &Endpoint| match &endpoint.tls {
+            EndpointTls::Mutual(identity) => Some(identity.clone()),
+            EndpointTls::Plaintext | EndpointTls::Refused => None,
+        };
+        Some(Arc::new(endpoints.endpoints.iter().filter_map(identity).collect()))
+    }
     fn endpoints(&self, key: &ServiceKey, port: u16) -> Option<Arc<PortEndpoints>> {
         self.endpoints.get(&(key.clone(), port)).cloned()
     }
@@ -226,16 +238,20 @@ pub struct Client {
     pub namespace: &'static str,
     pub pod: WorkloadKey,
     pub node: &'static str,
+    pub kind: ClientKind,
 }
 
 impl Client {
     /// The sidecar of `shop/reviews-1` on `node-a`.
     pub fn new() -> Self {
-        Self { namespace: "shop", pod: pod_key("reviews-1"), node: "node-a" }
+        Self { namespace: "shop", pod: pod_key("reviews-1"), node: "node-a", kind: ClientKind::MeshProxy }
     }
 }
 
 impl ClientView for Client {
+    fn kind(&self) -> &ClientKind {
+        &self.kind
+    }
     fn namespace(&self) -> &str {
         self.namespace
     }
@@ -255,6 +271,9 @@ impl ClientView for Client {
 pub struct Unread;
 
 impl ClientView for Unread {
+    fn kind(&self) -> &ClientKind {
+        &ClientKind::MeshProxy
+    }
     fn namespace(&self) -> &str {
         panic!("the client's namespace was read")
     }

@@ -1,6 +1,6 @@
 //! Clusters and their endpoints: where requests can go, and how a connection to there is made.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +21,18 @@ pub struct Cluster {
     pub tls: UpstreamTls,
     /// Which HTTP version is spoken to the endpoint.
     pub http: UpstreamHttp,
-    /// Source address to dial from (inbound: 127.0.0.6 or ::6), if any.
-    pub bind: Option<std::net::IpAddr>,
+    /// Source addresses to dial from.
+    pub bind: Bind,
+}
+
+/// Source addresses to dial from, one of each family (inbound: 127.0.0.6 and ::6); without one the system
+/// chooses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bind {
+    /// Toward IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// Toward IPv6.
+    pub v6: Option<Ipv6Addr>,
 }
 
 /// The destination service as metrics name it.

@@ -101,6 +101,12 @@ pub struct HttpManager {
     pub request_headers_timeout: Duration,
     /// A connection without requests is closed after this time. `None`: never.
     pub idle_timeout: Option<Duration>,
+    /// A connection that is older takes no new requests, and closes after those it has. `None`: no limit.
+    pub max_connection_duration: Option<Duration>,
+    /// The whole request must have come within this time, unless it is answered before. `None`: no limit.
+    pub request_timeout: Option<Duration>,
+    /// A request on which no byte passes either way for this long is ended. `None`: never.
+    pub stream_idle_timeout: Option<Duration>,
     /// Line format of the access log, if it is on.
     pub access_log: Option<AccessLog>,
 }

@@ -125,6 +125,8 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// Of one attempt. `None`: as `timeout`.
     pub per_try_timeout: Option<Duration>,
+    /// No byte either way for this long ends the request; zero: no limit. `None`: as the connection manager says.
+    pub idle_timeout: Option<Duration>,
     /// New path.
     pub path_rewrite: Option<PathRewrite>,
     /// New Host.

@@ -2,19 +2,15 @@
 //! identity is not known is never dialled, and a failed handshake never ends in plaintext.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::UpstreamError;
-use crate::config::cluster::{Cluster, Endpoint, EndpointTls, UpstreamTls};
+use super::{UpstreamError, keepalive};
+use crate::config::cluster::{Bind, Cluster, Endpoint, EndpointTls, UpstreamTls};
 use crate::connection::Io;
 use crate::telemetry::ResponseFlags;
 use crate::worker::Worker;
-
-/// Idle time before TCP asks whether the peer is still there.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Whether connections to this endpoint are secured by the mesh.
 pub(crate) fn is_mutual(cluster: &Cluster, endpoint: &Endpoint) -> bool {
@@ -59,6 +55,10 @@ async fn connect(
 }
 
 async fn tcp(worker: &Worker, cluster: &Cluster, to: SocketAddr) -> Result<TcpStream, UpstreamError> {
+    if worker.own.holds(to) {
+        let reason = format!("{to} is this proxy itself: the connection would come back for ever");
+        return Err(UpstreamError::new(ResponseFlags::NO_ROUTE, reason));
+    }
     open(source(cluster.bind, worker.source_ip, to.ip()), to)
         .await
         .map_err(|error| failed(to, &error.to_string()))
@@ -66,8 +66,13 @@ async fn tcp(worker: &Worker, cluster: &Cluster, to: SocketAddr) -> Result<TcpSt
 
 /// The address to dial from, if it matters: the cluster's own, else the pod's toward loopback endpoints. One of
 /// the other family cannot be used.
-fn source(bind: Option<IpAddr>, pod: Option<IpAddr>, to: IpAddr) -> Option<IpAddr> {
-    bind.or(pod.filter(|_| to.is_loopback())).filter(|from| from.is_ipv4() == to.is_ipv4())
+fn source(bind: Bind, pod: Option<IpAddr>, to: IpAddr) -> Option<IpAddr> {
+    let own = match to {
+        IpAddr::V4(_) => bind.v4.map(IpAddr::V4),
+        // Of IPv6's loopback there is one address, and what is dialled there is never captured.
+        IpAddr::V6(to) => bind.v6.filter(|_| !to.is_loopback()).map(IpAddr::V6),
+    };
+    own.or(pod.filter(|pod| to.is_loopback() && pod.is_ipv4() == to.is_ipv4()))
 }
 
 async fn open(from: Option<IpAddr>, to: SocketAddr) -> std::io::Result<TcpStream> {
@@ -76,8 +81,7 @@ async fn open(from: Option<IpAddr>, to: SocketAddr) -> std::io::Result<TcpStream
         socket.bind(SocketAddr::new(from, 0))?;
     }
     socket.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-    SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    SockRef::from(&socket).set_tcp_keepalive(&keepalive())?;
     socket.connect(to).await
 }
 
@@ -95,12 +99,18 @@ mod tests {
     #[test]
     fn dials_from_where_the_peer_looks() {
         let ip = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        let none = Bind::default();
+        let app = Bind { v4: "127.0.0.6".parse().ok(), v6: "::6".parse().ok() };
         for (bind, pod, to, expected) in [
-            (ip("127.0.0.6"), ip("127.0.0.11"), "127.0.0.1", ip("127.0.0.6")),
-            (None, ip("127.0.0.11"), "127.0.0.12", ip("127.0.0.11")),
-            (None, ip("10.0.0.1"), "10.0.0.2", None),
-            (None, None, "127.0.0.1", None),
-            (ip("127.0.0.6"), None, "::1", None),
+            (app, ip("127.0.0.11"), "127.0.0.1", ip("127.0.0.6")),
+            (app, ip("10.0.0.1"), "10.0.0.1", ip("127.0.0.6")),
+            (app, ip("fd00::1"), "fd00::1", ip("::6")),
+            (app, None, "::1", None),
+            (Bind { v6: None, ..app }, None, "fd00::1", None),
+            (none, ip("127.0.0.11"), "127.0.0.12", ip("127.0.0.11")),
+            (none, ip("127.0.0.11"), "::1", None),
+            (none, ip("10.0.0.1"), "10.0.0.2", None),
+            (none, None, "127.0.0.1", None),
         ] {
             assert_eq!(source(bind, pod, to.parse().unwrap()), expected, "{to}");
         }

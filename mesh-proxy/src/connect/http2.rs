@@ -36,6 +36,15 @@ pub(crate) struct Pool {
     closed: Cell<bool>,
 }
 
+/// A connection is being opened. However that ends, the next request may open another one.
+struct Opening<'a>(&'a Pool);
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        *self.0.opening.borrow_mut() = None;
+    }
+}
+
 /// One connection.
 pub(crate) struct Http2 {
     sender: SendRequest<RequestBody>,
@@ -114,12 +123,13 @@ impl Pool {
         // A task of its own: it must not end with the request that happened to need it first. It is bounded by
         // the cluster's connect timeout.
         tokio::task::spawn_local(async move {
+            let under_way = Opening(&pool);
             let result = connecting.await.map(|connection| {
                 if !pool.closed.get() {
                     pool.open.borrow_mut().push(Rc::new(connection));
                 }
             });
-            *pool.opening.borrow_mut() = None;
+            drop(under_way);
             if done.send(result).is_err() {
                 tracing::debug!("nobody waits for the HTTP/2 connection any more");
             }
@@ -177,4 +187,22 @@ pub(crate) async fn handshake(io: Io) -> Result<Http2, UpstreamError> {
     });
     let now = Instant::now();
     Ok(Http2 { sender, streams: Cell::new(0), allowed, born: now, last_used: Cell::new(now) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_broken_attempt_is_not_the_last_one() {
+        let story = async {
+            let pool = Rc::<Pool>::default();
+            let broken = pool.opened(|| async { panic!("on purpose") }).await.unwrap_err();
+            assert!(broken.reason.contains("given up"), "{broken}");
+            let refused = UpstreamError::new(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "refused");
+            let next = refused.clone();
+            assert_eq!(pool.opened(|| async { Err(next) }).await, Err(refused));
+        };
+        tokio::task::LocalSet::new().run_until(story).await;
+    }
 }

@@ -5,13 +5,23 @@ pub(crate) mod dial;
 pub mod dns;
 pub(crate) mod http1;
 pub(crate) mod http2;
+pub mod own;
 pub(crate) mod tcp;
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::TcpKeepalive;
 
 use crate::config::cluster::{Endpoint, ServiceLabels, WorkloadLabels};
 use crate::connection::Io;
 use crate::telemetry::{ResponseFlags, Security};
+
+/// How TCP finds out that an idle peer is gone without a word: within a minute, at either end of the proxy.
+pub(crate) fn keepalive() -> TcpKeepalive {
+    let interval = Duration::from_secs(10);
+    TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(interval).with_retries(3)
+}
 
 /// An open connection for opaque TCP.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Bodies in both directions: streamed, counted, never collected. A request's first bytes are kept for the case
 //! that an endpoint provably did not process them; no more than a fixed bound.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -11,6 +11,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::clock::Clock;
+use super::grpc::Messages;
 use super::record::Record;
 use super::upstream::Lease;
 use crate::telemetry::ResponseFlags;
@@ -24,6 +26,9 @@ pub enum BodyError {
     /// The other side failed.
     #[error(transparent)]
     Peer(#[from] hyper::Error),
+    /// No byte passed for too long.
+    #[error("no byte passed either way within the stream's idle limit")]
+    Idle,
     /// The route's time is over.
     #[error("the route's timeout is over")]
     Timeout,
@@ -37,6 +42,11 @@ pub(crate) struct Source {
     incoming: RefCell<Incoming>,
     attempt: Cell<u32>,
     bytes: Cell<u64>,
+    /// Counted for gRPC only.
+    messages: Cell<Option<Messages>>,
+    /// Touched by each frame, once there are limits.
+    clock: OnceCell<Rc<Clock>>,
+    ended: Cell<bool>,
     replay: RefCell<Replay>,
 }
 
@@ -50,11 +60,14 @@ struct Replay {
 }
 
 impl Source {
-    pub(crate) fn new(incoming: Incoming) -> Rc<Self> {
+    pub(crate) fn new(incoming: Incoming, grpc: bool) -> Rc<Self> {
         Rc::new(Self {
             incoming: RefCell::new(incoming),
             attempt: Cell::new(0),
             bytes: Cell::new(0),
+            messages: Cell::new(grpc.then(Messages::default)),
+            clock: OnceCell::new(),
+            ended: Cell::new(false),
             replay: RefCell::default(),
         })
     }
@@ -87,9 +100,31 @@ impl Source {
         self.bytes.get()
     }
 
+    /// Notes on this clock when bytes come.
+    pub(crate) fn keep_time(&self, clock: Rc<Clock>) {
+        self.clock.get_or_init(|| clock);
+    }
+
+    /// Whether all of it has come.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.ended.get() || self.incoming.borrow().is_end_stream()
+    }
+
+    /// gRPC messages that the client sent so far.
+    pub(crate) fn messages(&self) -> u64 {
+        self.messages.get().map_or(0, Messages::count)
+    }
+
     fn keep(&self, frame: &Frame<Bytes>) {
+        if let Some(clock) = self.clock.get() {
+            clock.touch();
+        }
         let mut replay = self.replay.borrow_mut();
         if let Some(data) = frame.data_ref() {
+            if let Some(mut messages) = self.messages.get() {
+                messages.take(data);
+                self.messages.set(Some(messages));
+            }
             self.bytes.set(self.bytes.get() + data.len() as u64);
             replay.size += data.len();
             if !replay.lost && replay.size <= REPLAY {
@@ -141,7 +176,10 @@ impl Body for RequestBody {
                 Some(Ok(frame))
             }
             Some(Err(error)) => Some(Err(error.into())),
-            None => None,
+            None => {
+                self.source.ended.set(true);
+                None
+            }
         })
     }
 
@@ -171,6 +209,21 @@ struct Tail {
     record: Record,
     lease: Option<Lease>,
     deadline: Option<Pin<Box<Sleep>>>,
+    idle: Option<(Rc<Clock>, Pin<Box<Sleep>>)>,
+}
+
+impl Tail {
+    /// Whether no byte has passed for too long. The timer is set anew only when it fires.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((clock, timer)) = &mut self.idle else { return Poll::Pending };
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            match clock.idle_at() {
+                Some(at) if at > tokio::time::Instant::now() => timer.as_mut().reset(at),
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
 }
 
 impl ResponseBody {
@@ -180,16 +233,19 @@ impl ResponseBody {
         record: Record,
         lease: Lease,
         deadline: Option<tokio::time::Instant>,
+        clock: Rc<Clock>,
     ) -> Self {
+        clock.touch();
+        let idle = clock.idle_at().map(|at| (clock, Box::pin(tokio::time::sleep_until(at))));
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
-        let tail = Tail { record, lease: Some(lease), deadline };
+        let tail = Tail { record, lease: Some(lease), deadline, idle };
         Self { content: Content::Upstream(incoming), tail: Some(Box::new(tail)) }
     }
 
     /// Of the proxy's own.
     pub(crate) fn local(bytes: Bytes, record: Option<Record>) -> Self {
         let content = Content::Local(Some(bytes).filter(|bytes| !bytes.is_empty()));
-        let tail = record.map(|record| Box::new(Tail { record, lease: None, deadline: None }));
+        let tail = record.map(|record| Box::new(Tail { record, lease: None, deadline: None, idle: None }));
         Self { content, tail }
     }
 
@@ -201,7 +257,15 @@ impl ResponseBody {
                 if deadline.is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
                     return Poll::Ready(Some(Err(BodyError::Timeout)));
                 }
-                Pin::new(incoming).poll_frame(cx).map_err(BodyError::from)
+                let frame = Pin::new(incoming).poll_frame(cx).map_err(BodyError::from);
+                let Some(tail) = &mut self.tail else { return frame };
+                if frame.is_ready() {
+                    if let Some((clock, _)) = &tail.idle {
+                        clock.touch();
+                    }
+                    return frame;
+                }
+                tail.poll_idle(cx).map(|()| Some(Err(BodyError::Idle)))
             }
         }
     }
@@ -230,7 +294,7 @@ impl Body for ResponseBody {
             Some(Ok(frame)) => {
                 if let Some(tail) = &mut self.tail {
                     match (frame.data_ref(), frame.trailers_ref()) {
-                        (Some(data), _) => tail.record.response_bytes += data.len() as u64,
+                        (Some(data), _) => tail.record.response_data(data),
                         (None, Some(trailers)) => tail.record.trailers(trailers),
                         (None, None) => {}
                     }

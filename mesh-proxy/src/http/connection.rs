@@ -113,8 +113,10 @@ impl Activity {
 
     /// What the times say should happen.
     fn order(&self, now: Instant, manager: Option<&HttpManager>) -> Order {
+        let oldest = manager.and_then(|manager| manager.max_connection_duration);
+        let is_old = oldest.is_some_and(|oldest| now.duration_since(self.born) >= oldest);
         if self.requests.get() > 0 {
-            return Order::Serve;
+            return if is_old { Order::Drain } else { Order::Serve };
         }
         let (head, idle) = manager.map_or((HEADERS_TIMEOUT, Some(IDLE_TIMEOUT)), |manager| {
             (manager.request_headers_timeout, manager.idle_timeout)
@@ -126,6 +128,7 @@ impl Activity {
             return Order::Abort;
         }
         match idle {
+            _ if is_old => Order::Close,
             Some(idle) if now.duration_since(self.idle_since.get()) >= idle => Order::Close,
             _ => Order::Serve,
         }

@@ -3,19 +3,22 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONNECTION, HOST, TE, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use mesh_common::xds::names::parse_route_name;
 use rand::Rng;
 
 use super::body::{ResponseBody, Source};
+use super::clock::{self, Clock};
 use super::connection::Conn;
 use super::forward::{Plan, plan};
 use super::record::{Place, Record};
@@ -38,7 +41,7 @@ pub(super) async fn handle(
     let mut record = Record::new(&conn, &request);
     let http1 = request.version() < Version::HTTP_2;
     let mut response = match run(&conn, &mut record, request).await {
-        Ok(Served { answer, upgrade }) => deliver(&conn, record, answer, upgrade),
+        Ok(served) => deliver(&conn, record, served),
         Err(reply) => reply.into_response(record),
     };
     if http1 && conn.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -51,6 +54,7 @@ pub(super) async fn handle(
 struct Served {
     answer: Answer,
     upgrade: Option<OnUpgrade>,
+    clock: Rc<Clock>,
 }
 
 /// A request after its head was checked.
@@ -72,9 +76,11 @@ async fn run(conn: &Rc<Conn>, record: &mut Record, request: Request<Incoming>) -
     }
     match plan {
         Plan::Routes { routes, target } => {
-            let config = routes.current(&conn.worker.store)?;
+            let config = routes.current(conn).await?;
             record.place = Place::Service(service_of(&config));
-            routed(conn, record, checked, &config, target.as_ref()).await
+            let limits =
+                routes.manager().map_or((None, None), |m| (m.stream_idle_timeout, m.request_timeout));
+            routed(conn, record, checked, &config, limits, target.as_ref()).await
         }
         Plan::Cluster { name, target, .. } => {
             let forward = Direct::default();
@@ -84,7 +90,7 @@ async fn run(conn: &Rc<Conn>, record: &mut Record, request: Request<Incoming>) -
             let destination = Destination { target: &target, app: conn.app };
             let (outgoing, upgrade) = outgoing?;
             let answer = upstream::send(&conn.worker, &cluster, destination, outgoing, record).await?;
-            Ok(Served { answer, upgrade })
+            Ok(Served { answer, upgrade, clock: Clock::new(record.start(), None, None) })
         }
     }
 }
@@ -95,7 +101,7 @@ fn check(conn: &Conn, record: &mut Record, mut request: Request<Incoming>) -> Re
     })?;
     let upgrade = headers::upgrade(&request).map(|to| (to, hyper::upgrade::on(&mut request)));
     let (mut parts, incoming) = request.into_parts();
-    let body = Source::new(incoming);
+    let body = Source::new(incoming, record.is_grpc());
     record.request = Some(Rc::clone(&body));
     headers::strip_hop_by_hop(&mut parts.headers, true);
     if conn.direction == Direction::Inbound {
@@ -110,10 +116,14 @@ async fn routed(
     record: &mut Record,
     checked: Checked,
     config: &Arc<RouteConfig>,
+    (idle, whole): (Option<Duration>, Option<Duration>),
     target: Option<&crate::connection::Target>,
 ) -> Result<Served, Reply> {
     let uri = checked.parts.uri.clone();
-    let canonical = path::canonical(uri.path()).map_err(bad_path)?;
+    // `OPTIONS *` asks about the server as a whole (RFC 9110 9.3.7): it goes where its root does.
+    let asterisk = uri.path() == "*" && checked.parts.method == Method::OPTIONS;
+    let canonical =
+        if asterisk { Cow::Borrowed("/") } else { path::canonical(uri.path()).map_err(bad_path)? };
     let head = Head {
         authority: checked.authority.as_str(),
         path: &canonical,
@@ -134,18 +144,25 @@ async fn routed(
     };
     let weighted = pick(forward)?;
     let cluster = cluster(conn, record, &weighted.name, forward.cluster_not_found)?;
-    let new_path = new_path(&uri, Cow::clone(&canonical), forward, route)?;
+    let new_path =
+        if asterisk { original(&uri)? } else { new_path(&uri, Cow::clone(&canonical), forward, route)? };
     if checked.upgrade.is_some() && !forward.upgrades {
         let reason = "the route does not allow upgrades";
         return Err(Reply::failure(StatusCode::FORBIDDEN, ResponseFlags::NONE, reason));
     }
     let changes = Direct { forward: Some((forward, route, weighted)) };
+    let body = Rc::clone(&checked.body);
     let (outgoing, upgrade) = outgoing(record, checked, &cluster, new_path, &changes)?;
+    let idle = forward.idle_timeout.or(idle).filter(|limit| !limit.is_zero());
+    let clock = Clock::new(record.start(), idle, whole);
+    body.keep_time(Rc::clone(&clock));
     let destination = Destination { target: target.unwrap_or(&conn.target), app: conn.app };
-    let mut answer = upstream::send(&conn.worker, &cluster, destination, outgoing, record).await?;
+    let sending = pin!(upstream::send(&conn.worker, &cluster, destination, outgoing, record));
+    let sent = clock::within(&clock, || body.is_whole(), sending).await;
+    let mut answer = sent.map_err(|late| late.reply(body.is_whole()))??;
     rewrite::headers(&weighted.response_headers, answer.response.headers_mut());
     rewrite::headers(&route.response_headers, answer.response.headers_mut());
-    Ok(Served { answer, upgrade })
+    Ok(Served { answer, upgrade, clock })
 }
 
 /// What a route changes; nothing when there is no route.
@@ -176,7 +193,7 @@ fn cluster(
         Reply::failure(
             not_found,
             ResponseFlags::NO_CLUSTER,
-            format!("the route's backend {name} does not exist"),
+            format!("the route's backend {name} does not exist; `meshctl routes` says what is wrong with it"),
         )
     })?;
     record.place = Place::Cluster(Rc::clone(&cluster));
@@ -257,12 +274,8 @@ fn switching(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
 }
 
-fn deliver(
-    conn: &Rc<Conn>,
-    mut record: Record,
-    answer: Answer,
-    upgrade: Option<OnUpgrade>,
-) -> Response<ResponseBody> {
+fn deliver(conn: &Rc<Conn>, mut record: Record, served: Served) -> Response<ResponseBody> {
+    let Served { answer, upgrade, clock } = served;
     let Answer { mut response, lease, deadline } = answer;
     record.code = response.status().as_u16();
     *response.version_mut() = Version::HTTP_11;
@@ -270,7 +283,7 @@ fn deliver(
     headers::strip_hop_by_hop(response.headers_mut(), false);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         record.trailers(response.headers());
-        return response.map(|body| ResponseBody::upstream(body, record, lease, deadline));
+        return response.map(|body| ResponseBody::upstream(body, record, lease, deadline, clock));
     }
     let Some(downstream) = upgrade else {
         let reason = "the upstream switched protocols without being asked";
@@ -281,7 +294,7 @@ fn deliver(
         switching(response.headers_mut(), protocol);
     }
     let upstream = hyper::upgrade::on(&mut response);
-    upgrade::spawn(Rc::clone(conn), Tunnel { downstream, upstream, lease, record });
+    upgrade::spawn(Rc::clone(conn), Tunnel { downstream, upstream, lease, clock, record });
     response.map(|_| ResponseBody::local(bytes::Bytes::new(), None))
 }
 

@@ -9,11 +9,11 @@ use http::uri::Authority;
 use super::connection::Conn;
 use super::reply::Reply;
 use super::{Scope, route};
-use crate::config::listener::{AccessLog, FilterChain, NetworkFilter, RouteSource, Transport};
+use crate::config::listener::{AccessLog, FilterChain, HttpManager, NetworkFilter, RouteSource, Transport};
 use crate::config::route::RouteConfig;
-use crate::config::store::Store;
 use crate::connection::Target;
 use crate::listener::{self, chain};
+use crate::tcp;
 use crate::telemetry::ResponseFlags;
 
 /// Where a request's way is written.
@@ -42,16 +42,39 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// The routes in force now.
-    pub(super) fn current(&self, store: &Store) -> Result<Arc<RouteConfig>, Reply> {
-        let NetworkFilter::Http(manager) = &self.chain.filter else { return Err(not_http(&self.chain)) };
-        match &manager.routes {
-            RouteSource::Inline(config) => Ok(Arc::clone(config)),
-            RouteSource::Named(name) => store.snapshot().routes.get(name).cloned().ok_or_else(|| {
-                let reason = format!("the route configuration {name} is not there");
-                Reply::failure(StatusCode::SERVICE_UNAVAILABLE, ResponseFlags::NO_CLUSTER, reason)
-            }),
+    /// The connection manager.
+    pub(super) fn manager(&self) -> Option<&HttpManager> {
+        match &self.chain.filter {
+            NetworkFilter::Http(manager) => Some(manager),
+            NetworkFilter::Tcp(_) | NetworkFilter::OnDemand => None,
         }
+    }
+
+    /// The routes in force now.
+    pub(super) async fn current(&self, conn: &Conn) -> Result<Arc<RouteConfig>, Reply> {
+        let NetworkFilter::Http(manager) = &self.chain.filter else { return Err(not_http(&self.chain)) };
+        let name = match &manager.routes {
+            RouteSource::Inline(config) => return Ok(Arc::clone(config)),
+            RouteSource::Named(name) => name,
+        };
+        let store = &conn.worker.store;
+        if let Some(found) = store.snapshot().routes.get(name) {
+            return Ok(Arc::clone(found));
+        }
+        // A connection that rested for long may hold a listener that was changed meanwhile and then let go as
+        // unused, and its routes with it.
+        if let Scope::Chain { listener, .. } = &conn.scope
+            && let Ok(listener) = listener.name.parse()
+        {
+            Box::pin(store.listener(&listener)).await.map_err(|error| {
+                let (status, flags) = (StatusCode::SERVICE_UNAVAILABLE, ResponseFlags::NO_CLUSTER);
+                Reply::failure(status, flags, error.to_string())
+            })?;
+        }
+        store.snapshot().routes.get(name).cloned().ok_or_else(|| {
+            let reason = format!("the route configuration {name} is not there");
+            Reply::failure(StatusCode::SERVICE_UNAVAILABLE, ResponseFlags::NO_CLUSTER, reason)
+        })
     }
 }
 
@@ -59,10 +82,7 @@ impl Plan {
     /// The format of the access log, if it is on.
     pub(super) fn access_log(&self) -> Option<AccessLog> {
         match self {
-            Self::Routes { routes, .. } => match &routes.chain.filter {
-                NetworkFilter::Http(manager) => manager.access_log,
-                NetworkFilter::Tcp(_) | NetworkFilter::OnDemand => None,
-            },
+            Self::Routes { routes, .. } => routes.manager()?.access_log,
             Self::Cluster { access_log, .. } => *access_log,
         }
     }
@@ -101,9 +121,8 @@ async fn look_up(conn: &Conn, authority: &Authority, scheme: Option<&str>) -> Re
             Ok(Plan::Routes { routes: Routes { chain: Arc::clone(chain) }, target: Some(resolved.target) })
         }
         NetworkFilter::Tcp(proxy) => {
-            // Opaque TCP with one cluster is the rule; of several the first stands for all.
-            let Some((name, _)) = proxy.clusters.first() else { return Err(not_http(chain)) };
-            Ok(Plan::Cluster { name: name.clone(), target: resolved.target, access_log: proxy.access_log })
+            let name = tcp::cluster_of(proxy).to_owned();
+            Ok(Plan::Cluster { name, target: resolved.target, access_log: proxy.access_log })
         }
         NetworkFilter::OnDemand => Err(not_http(chain)),
     }

@@ -2,9 +2,11 @@
 //! request without counting it, nor count one twice.
 
 pub(crate) mod body;
+pub(crate) mod clock;
 pub(crate) mod connection;
 mod exchange;
 mod forward;
+pub(crate) mod grpc;
 pub mod headers;
 pub mod path;
 pub(crate) mod record;

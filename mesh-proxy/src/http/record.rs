@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::body::Source;
 use super::connection::Conn;
+use super::grpc::Messages;
 use super::headers;
 use crate::cluster::{ClusterState, EndpointState};
 use crate::config::cluster::{ServiceLabels, WorkloadLabels};
@@ -34,6 +35,7 @@ pub(crate) struct Record {
     pub(crate) request_bytes: u64,
     /// Bytes of the response's body so far.
     pub(crate) response_bytes: u64,
+    response_messages: Messages,
     /// The request's body.
     pub(crate) request: Option<Rc<Source>>,
     /// Where the request goes.
@@ -93,6 +95,7 @@ impl Record {
             flags: ResponseFlags::NONE,
             request_bytes: 0,
             response_bytes: 0,
+            response_messages: Messages::default(),
             request: None,
             place: Place::Service(ServiceLabels::default()),
             endpoint: None,
@@ -118,6 +121,14 @@ impl Record {
         }
     }
 
+    /// Bytes of the response's body pass.
+    pub(crate) fn response_data(&mut self, data: &[u8]) {
+        self.response_bytes += data.len() as u64;
+        if self.grpc {
+            self.response_messages.take(data);
+        }
+    }
+
     /// Sets the gRPC status of the proxy's own answer.
     pub(crate) fn set_grpc_status(&mut self, status: u16) {
         self.grpc_status = Some(status);
@@ -140,6 +151,8 @@ impl Record {
             duration: self.start.elapsed(),
             request_bytes: self.request_bytes + self.request.as_ref().map_or(0, |source| source.bytes()),
             response_bytes: self.response_bytes,
+            request_messages: self.request.as_ref().map_or(0, |source| source.messages()),
+            response_messages: self.response_messages.count(),
         };
         if let Some(line) = self.line.take() {
             self.log(&line, &outcome);

@@ -92,6 +92,8 @@ impl From<UpstreamError> for Reply {
     fn from(error: UpstreamError) -> Self {
         let status = if error.flags.contains(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT) {
             StatusCode::GATEWAY_TIMEOUT
+        } else if error.flags.contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION) {
+            StatusCode::BAD_REQUEST
         } else {
             StatusCode::SERVICE_UNAVAILABLE
         };

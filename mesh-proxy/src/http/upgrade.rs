@@ -6,6 +6,7 @@ use std::rc::Rc;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
+use super::clock::{Clock, Touching};
 use super::connection::Conn;
 use super::record::Record;
 use super::upstream::Lease;
@@ -16,13 +17,14 @@ pub(super) struct Tunnel {
     pub(super) downstream: OnUpgrade,
     pub(super) upstream: OnUpgrade,
     pub(super) lease: Lease,
+    pub(super) clock: Rc<Clock>,
     pub(super) record: Record,
 }
 
 /// Copies until both sides are done. The task holds the connection, and with it the drain guard.
 pub(super) fn spawn(conn: Rc<Conn>, tunnel: Tunnel) {
     tokio::task::spawn_local(async move {
-        let Tunnel { downstream, upstream, lease, mut record } = tunnel;
+        let Tunnel { downstream, upstream, lease, clock, mut record } = tunnel;
         let (downstream, upstream) = match tokio::try_join!(downstream, upstream) {
             Ok(both) => both,
             Err(error) => {
@@ -31,13 +33,20 @@ pub(super) fn spawn(conn: Rc<Conn>, tunnel: Tunnel) {
                 return;
             }
         };
-        let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
-        let copied = tokio::io::copy_bidirectional(&mut downstream, &mut upstream).await;
-        if let Ok((sent, received)) = copied {
-            record.request_bytes = sent;
-            record.response_bytes = received;
+        clock.touch();
+        let touching = |io| Touching { io: TokioIo::new(io), clock: Rc::clone(&clock) };
+        let (mut downstream, mut upstream) = (touching(downstream), touching(upstream));
+        let mut flags = ResponseFlags::NONE;
+        tokio::select! {
+            copied = tokio::io::copy_bidirectional(&mut downstream, &mut upstream) => {
+                if let Ok((sent, received)) = copied {
+                    record.request_bytes = sent;
+                    record.response_bytes = received;
+                }
+            }
+            () = clock.idle() => flags = ResponseFlags::STREAM_IDLE_TIMEOUT,
         }
         drop(lease);
-        record.finish(ResponseFlags::NONE);
+        record.finish(flags);
     });
 }

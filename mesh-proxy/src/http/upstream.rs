@@ -17,7 +17,7 @@ use crate::connect::dial::dial;
 use crate::connect::{UpstreamError, http1, http2};
 use crate::telemetry::ResponseFlags;
 use crate::worker::Worker;
-use mesh_common::xds::names::{ALPN_HTTP1, ALPN_HTTP2};
+use mesh_common::xds::names::{ALPN_HTTP1, ALPN_HTTP2, BLACK_HOLE_CLUSTER};
 
 /// Endpoints that are tried for one request.
 const MAX_ATTEMPTS: u32 = 3;
@@ -147,6 +147,11 @@ fn choose(
 fn no_endpoint(cluster: &ClusterState, usable: &Usable) -> UpstreamError {
     let name = &cluster.config().name;
     let reason = match &usable.refused {
+        _ if name == BLACK_HOLE_CLUSTER => {
+            "nothing may be sent there: the service has no such port, or the host is \
+                                            not in the mesh and the outbound traffic policy is REGISTRY_ONLY"
+                .to_owned()
+        }
         Some(reason) => format!("cluster {name} has no usable endpoint: {reason}"),
         None => format!("cluster {name} has no healthy endpoint"),
     };
@@ -296,9 +301,14 @@ fn is_unprocessed(error: &hyper::Error) -> bool {
 
 fn failure(error: &hyper::Error, kind: FailureKind) -> Failure {
     let flags = flags_of(error);
+    let whose = if flags == ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION {
+        "the client's request broke off or is malformed"
+    } else {
+        "the upstream connection failed"
+    };
     let reason = match error.source() {
-        Some(source) => format!("the upstream connection failed: {error}: {source}"),
-        None => format!("the upstream connection failed: {error}"),
+        Some(source) => format!("{whose}: {error}: {source}"),
+        None => format!("{whose}: {error}"),
     };
     Failure { error: UpstreamError::new(flags, reason), kind }
 }
@@ -318,6 +328,7 @@ pub(super) fn flags_of_body_error(error: &BodyError) -> ResponseFlags {
     match error {
         BodyError::Peer(error) => flags_of(error),
         BodyError::Timeout => ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
+        BodyError::Idle => ResponseFlags::STREAM_IDLE_TIMEOUT,
         BodyError::Superseded => ResponseFlags::LOCAL_RESET,
     }
 }

@@ -1,9 +1,7 @@
-//! Key and certificate in a file, so that a restarted proxy serves again with the control plane away. Meant for
-//! a memory volume; nobody else may read it, and half a file is never seen.
+//! Key and certificate in a file, so that a restarted proxy serves again with the control plane away. Nobody
+//! else may read it, and half a file is never seen.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,8 +11,12 @@ use mesh_common::trust::{
     PrivateKey, TrustError, WorkloadCertificate, certificate_facts, identity_of, parse_certificates, pem_of,
 };
 
+use crate::state_dir;
+
 /// One file, so that key and certificate are replaced together.
 const FILE: &str = "identity.pem";
+/// Larger than any key with its certificates.
+const BOUND: u64 = 1 << 20;
 const KEY_END: &str = "-----END PRIVATE KEY-----\n";
 
 /// Why a kept certificate cannot be read or written.
@@ -55,9 +57,9 @@ pub(super) fn load(
     now: SystemTime,
 ) -> Result<Option<WorkloadCertificate>, KeepError> {
     let path = dir.join(FILE);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+    let text = match state_dir::read(&path, BOUND) {
+        Ok(Some(text)) => String::from_utf8_lossy(&text).into_owned(),
+        Ok(None) => return Ok(None),
         Err(source) => return Err(KeepError::Io { path, source }),
     };
     let kept = parse(&text).map_err(|reason| KeepError::Content { path: path.clone(), reason })?;
@@ -70,26 +72,11 @@ pub(super) fn load(
 /// Writes it whole or not at all.
 pub(super) fn save(dir: &Path, certificate: &WorkloadCertificate) -> Result<(), KeepError> {
     let path = dir.join(FILE);
-    let fail = |source| KeepError::Io { path: path.clone(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
     let mut text = certificate.key.to_pem().replace("\r\n", "\n");
     for one in &certificate.chain {
         text.push_str(&pem_of("CERTIFICATE", one));
     }
-    replace(&path, text.as_bytes()).map_err(fail)
-}
-
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // `create_new`: a file that somebody else put there, readable to others, is never written to.
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)
+    state_dir::write(&path, text.as_bytes()).map_err(|source| KeepError::Io { path, source })
 }
 
 fn parse(text: &str) -> Result<WorkloadCertificate, TrustError> {
@@ -103,6 +90,7 @@ fn parse(text: &str) -> Result<WorkloadCertificate, TrustError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
     use std::time::Duration;
 

@@ -1,6 +1,8 @@
 //! This workload's certificate: asked for, renewed, kept for the next start. The key never leaves the pod. A
 //! certificate that works is never given up for one that does not come: it serves until its last second.
 
+pub mod command;
+mod folder;
 mod issue;
 mod keep;
 pub mod schedule;
@@ -12,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mesh_common::spiffe::SpiffeId;
-use mesh_common::trust::{TrustError, WorkloadCertificate};
+use mesh_common::trust::{CertificateFacts, TrustError, WorkloadCertificate};
 use tokio::time::Instant;
 
 use crate::telemetry::ProxyMetrics;
@@ -68,6 +70,16 @@ pub enum IdentityError {
         /// Whose certificate came.
         signed: SpiffeId,
     },
+    /// It has run out already.
+    #[error(
+        "the certificate that was signed ended {0:?} ago; look at the clocks of this machine and mesh-control's"
+    )]
+    Expired(Duration),
+    /// It is for later, and there is one that is good now.
+    #[error(
+        "the certificate that was signed begins in {0:?}; look at the clocks of this machine and mesh-control's"
+    )]
+    NotYetValid(Duration),
     /// The certificate does not fit our key.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -136,6 +148,8 @@ impl Progress {
 
 async fn renew(identity: &Identity) -> Result<(), IdentityError> {
     let certificate = issue::issue(&identity.id, &identity.dial).await?;
+    let present = identity.tls.certificate();
+    improves(SystemTime::now(), &certificate.facts, present.as_deref().map(|present| &present.facts))?;
     // First: it refuses what cannot be used, and then the kept one must stay.
     put_to_use(identity, certificate.clone())?;
     if let Some(dir) = &identity.dir {
@@ -145,6 +159,26 @@ async fn renew(identity: &Identity) -> Result<(), IdentityError> {
         }
     }
     Ok(())
+}
+
+/// Whether a new certificate is better than the present one: one that is good is never given up for one that
+/// is not.
+fn improves(
+    now: SystemTime,
+    new: &CertificateFacts,
+    present: Option<&CertificateFacts>,
+) -> Result<(), IdentityError> {
+    let is_good = |it: &CertificateFacts| it.not_before <= now && now < it.not_after;
+    if let Ok(ago) = now.duration_since(new.not_after) {
+        return Err(IdentityError::Expired(ago));
+    }
+    match new.not_before.duration_since(now) {
+        // Without any, one that peers whose clocks are ahead may take is better than none.
+        Ok(ahead) if !ahead.is_zero() && present.is_some_and(is_good) => {
+            Err(IdentityError::NotYetValid(ahead))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn put_to_use(identity: &Identity, certificate: WorkloadCertificate) -> Result<(), TlsError> {

@@ -20,7 +20,8 @@ struct Authority {
     mesh: Mesh,
     /// Signs for this one whatever is asked.
     signs: Mutex<String>,
-    lifetime: i64,
+    /// From and until when, in seconds from now.
+    valid: Mutex<(i64, i64)>,
     down: Mutex<bool>,
     asked: AtomicU32,
     token: Mutex<String>,
@@ -31,7 +32,8 @@ impl Authority {
         let mesh = Mesh::new("cluster.local");
         let signs = Mutex::new(mesh.uri("shop", "web"));
         let (down, token) = (Mutex::new(false), Mutex::default());
-        Arc::new(Self { mesh, signs, lifetime, down, asked: AtomicU32::new(0), token })
+        let valid = Mutex::new((0, lifetime));
+        Arc::new(Self { mesh, signs, valid, down, asked: AtomicU32::new(0), token })
     }
 
     fn dial(self: &Arc<Self>) -> Dial {
@@ -73,7 +75,8 @@ impl IstioCertificateService for Authority {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let token = request.metadata().get("authorization").map(|it| it.to_str().unwrap().to_owned());
         *self.token.lock().unwrap() = token.unwrap_or_default();
-        let leaf = Leaf { until: self.lifetime, from: 0, ..Leaf::of(&self.signs.lock().unwrap()) };
+        let (from, until) = *self.valid.lock().unwrap();
+        let leaf = Leaf { until, from, ..Leaf::of(&self.signs.lock().unwrap()) };
         let chain = self.mesh.sign_request(&request.get_ref().csr, &leaf);
         Ok(Response::new(IstioCertificateResponse { cert_chain: chain }))
     }
@@ -106,6 +109,25 @@ async fn a_certificate_of_somebody_else_is_refused() {
     let text = error.to_string();
     assert!(text.contains("sa/admin") && text.contains("sa/web"), "{text}");
     assert!(tls.certificate().is_none());
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_good_now_never_replaces_one_that_is() {
+    let (authority, tls, dir) = (Authority::new(3600), TlsContext::new(), tempfile::tempdir().unwrap());
+    let identity = authority.identity(&tls, Some(dir.path().to_owned()));
+    *authority.valid.lock().unwrap() = (600, 3600);
+    renew(&identity).await.expect("without any, it is better than none");
+    *authority.valid.lock().unwrap() = (-10, 3600);
+    renew(&identity).await.unwrap();
+    let good = tls.certificate().unwrap();
+    for ((from, until), words) in [((-3600, -60), "ended"), ((600, 3600), "begins in")] {
+        *authority.valid.lock().unwrap() = (from, until);
+        let error = renew(&identity).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(tls.certificate().unwrap().facts, good.facts);
+    }
+    load_kept(&identity);
+    assert_eq!(tls.certificate().unwrap().facts, good.facts, "nor is it kept");
 }
 
 /// The wall clock stands still in this test, so a certificate past its half life stays so: what is seen is that

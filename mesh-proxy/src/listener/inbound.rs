@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::InboundPort;
+use super::captured::{self, Capture};
 use super::detect::{Detected, Undecided, detect};
 use super::refuse::Refusal;
 use super::resolve::{CONFIG_TIMEOUT, configured};
@@ -22,8 +23,24 @@ use crate::worker::Worker;
 
 /// Serves a connection to `port.listen`.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, port: InboundPort) {
-    if let Err(refusal) = filter(&worker, stream, peer, port).await {
-        refusal.inbound(&worker.telemetry, peer, port.listen);
+    let InboundPort { listen, app } = port;
+    if let Err(refusal) = filter(&worker, stream, peer, listen, Some(app)).await {
+        refusal.inbound(&worker.telemetry, peer, listen);
+    }
+}
+
+/// Serves a captured connection: the application is where the client wanted to go.
+pub(super) async fn captured(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, capture: Capture) {
+    match captured::inbound(&stream, capture) {
+        Ok(to) => {
+            if let Err(refusal) = filter(&worker, stream, peer, to, None).await {
+                refusal.inbound(&worker.telemetry, peer, to);
+            }
+        }
+        Err(error) => {
+            let at = SocketAddr::from(([0; 4], capture.inbound));
+            Refusal::new(error.label(), error.to_string()).inbound(&worker.telemetry, peer, at);
+        }
     }
 }
 
@@ -31,18 +48,19 @@ async fn filter(
     worker: &Rc<Worker>,
     mut stream: TcpStream,
     peer: SocketAddr,
-    port: InboundPort,
+    to: SocketAddr,
+    app: Option<SocketAddr>,
 ) -> Result<(), Refusal> {
     let listener =
         configured(&worker.store, |snapshot| snapshot.inbound.clone()).await.map_err(|waited| {
             let reason = format!("no inbound configuration from the control plane within {waited:?}");
             Refusal::new("no_configuration", reason)
         })?;
-    let target = Target::Address(port.listen);
+    let target = Target::Address(to);
     let mut first = BytesMut::new();
     let dial = |tcp: TcpProxy| {
         let (worker, target) = (Rc::clone(worker), target.clone());
-        async move { tcp::dial(&worker, &tcp, &target, Some(port.app)).await }
+        async move { tcp::dial(&worker, &tcp, &target, app).await }
     };
     let detected = detect(&mut stream, &mut first, &listener, &target, dial).await;
     let Detected { chain, dialled } = match detected {
@@ -70,7 +88,7 @@ async fn filter(
     };
     let security = if identity.is_some() { Security::MutualTls } else { Security::None };
     let direction = Direction::Inbound;
-    let connection = Connection { io, direction, peer, target, app: Some(port.app), identity, security };
+    let connection = Connection { io, direction, peer, target, app, identity, security };
     match &chain.filter {
         NetworkFilter::Http(_) => {
             Box::pin(http::serve(Rc::clone(worker), connection, Scope::Chain { listener, chain })).await;

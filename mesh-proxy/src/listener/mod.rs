@@ -2,6 +2,7 @@
 //! to their filter chain. No connection is ever sent on in plaintext because configuration is late.
 
 mod accept;
+mod captured;
 pub mod chain;
 mod detect;
 pub mod http_connect;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use accept::{Accepted, Acceptor, Listeners, serve};
+pub use captured::Capture;
 pub use resolve::{Refused, Resolved, resolve};
 
 /// What is listened on.
@@ -25,6 +27,8 @@ pub struct Options {
     pub inbound: Vec<InboundPort>,
     /// The forward-proxy port.
     pub outbound: Option<SocketAddr>,
+    /// Where the pod's network rules send its connections.
+    pub capture: Option<Capture>,
     /// Connections that may be open at the same time, all listeners together.
     pub max_connections: usize,
     /// How long inbound listeners still accept after drain began, so that clients learn of it first.
@@ -36,6 +40,7 @@ impl Default for Options {
         Self {
             inbound: Vec::new(),
             outbound: None,
+            capture: None,
             max_connections: 65_536,
             propagation: Duration::from_secs(5),
         }

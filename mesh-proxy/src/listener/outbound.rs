@@ -1,5 +1,6 @@
-//! Outbound connections at the forward-proxy port: SOCKS5, CONNECT, or plain HTTP requests. A client learns that
-//! its target cannot be used in its own protocol and with the reason; nothing is dialled before it is resolved.
+//! Outbound connections: captured ones, and those to the forward-proxy port with SOCKS5, CONNECT, or plain HTTP
+//! requests. A client learns that its target cannot be used in its own protocol and with the reason; nothing is
+//! dialled before it is resolved.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,12 +13,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::captured;
 use super::detect::{Detected, Undecided, detect};
 use super::http_connect::{self, Request};
+use super::inspect::{self, Verdict, inspect};
 use super::refuse::LogBudget;
 use super::resolve::{Refused, Resolved, resolve};
 use super::socks5::{self, Code, Step};
-use crate::config::listener::{FilterChain, Listener, NetworkFilter, TcpProxy};
+use crate::config::listener::{FilterChain, Inspect, Listener, NetworkFilter, TcpProxy};
 use crate::connection::{Connection, Direction, Prefixed, Target};
 use crate::http::{self, Scope};
 use crate::tcp;
@@ -28,6 +31,8 @@ use crate::worker::Worker;
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long the rest of its handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a captured client that is refused may take to say that it speaks HTTP.
+const FIRST_WORDS: Duration = Duration::from_secs(1);
 /// What is read at a time.
 const READ: usize = 1024;
 
@@ -56,7 +61,26 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
     }
 }
 
-/// A client of the forward-proxy port during its handshake.
+/// Serves a connection from the pod that the network rules sent here.
+pub(super) async fn captured(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    let destination = captured::outbound(&stream);
+    let mut client = Client { worker, stream, peer, bytes: BytesMut::new() };
+    let served = match destination {
+        Ok(address) => match client.resolve(Target::Address(address)).await {
+            Ok(resolved) => client.forward(resolved).await,
+            Err(refused) => client.tell(&refused).await,
+        },
+        Err(error) => {
+            client.refused(error.label(), &error.to_string());
+            Ok(())
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%peer, %error, "the client of a captured connection went away");
+    }
+}
+
+/// A client, until it is known what is to be done with it.
 struct Client {
     worker: Rc<Worker>,
     stream: TcpStream,
@@ -75,7 +99,7 @@ impl Client {
                 Step::Send(answer) => self.stream.write_all(answer).await?,
                 Step::Connect(target) => break target,
                 Step::Refuse { answer, reason } => {
-                    self.log(reason);
+                    self.refused("bad_request", reason);
                     self.answer_and_close(&answer).await?;
                     return Ok(None);
                 }
@@ -114,7 +138,7 @@ impl Client {
                     return Ok(());
                 }
                 Request::Bad(reason) => {
-                    self.log(reason);
+                    self.refused("bad_request", reason);
                     return self.answer_and_close(&http_connect::bad_request(reason)).await;
                 }
             }
@@ -136,7 +160,7 @@ impl Client {
             None => Ok(resolved),
         });
         if let Err(refused) = &allowed {
-            self.log(&refused.reason);
+            self.refused(label(refused.flags), &refused.reason);
         }
         allowed
     }
@@ -153,7 +177,7 @@ impl Client {
             Ok(detected) => detected,
             Err(Undecided::Io(error)) => return Err(error),
             Err(undecided) => {
-                self.log(&undecided.to_string());
+                self.refused("undecided", &undecided.to_string());
                 return Ok(());
             }
         };
@@ -200,7 +224,27 @@ impl Client {
         timeout(Duration::from_secs(1), drain).await.unwrap_or(Ok(()))
     }
 
-    fn log(&self, reason: &str) {
+    /// Closes a captured connection. A client that turns out to speak HTTP/1 is told why.
+    async fn tell(&mut self, refused: &Refused) -> io::Result<()> {
+        let http = Inspect { tls: false, http: true, timeout: FIRST_WORDS };
+        let speaks_http = async {
+            loop {
+                match inspect(http, &self.bytes) {
+                    Verdict::Decided(seen) => return Ok(seen.protocols.iter().any(|p| p == inspect::HTTP1)),
+                    Verdict::NeedMore { .. } => read(&mut self.stream, &mut self.bytes).await?,
+                }
+            }
+        };
+        match timeout(FIRST_WORDS, speaks_http).await {
+            Ok(Ok(true)) => self.answer_and_close(&http_connect::refuse(refused)).await,
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(false)) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Counts and logs; `label` is one of few.
+    fn refused(&self, label: &'static str, reason: &str) {
+        self.worker.telemetry.proxy().outbound_refused(label);
         if LOG.allow() {
             tracing::info!(peer = %self.peer, reason, "outbound connection refused");
         }
@@ -212,6 +256,16 @@ async fn read(stream: &mut TcpStream, bytes: &mut BytesMut) -> io::Result<()> {
     match stream.read_buf(bytes).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(()),
+    }
+}
+
+/// Why a target is refused, as a metric's label.
+fn label(flags: ResponseFlags) -> &'static str {
+    match flags {
+        ResponseFlags::NO_CLUSTER => "no_configuration",
+        ResponseFlags::NO_ROUTE => "own_port",
+        ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR => "bad_request",
+        _ => "blocked",
     }
 }
 
@@ -230,8 +284,11 @@ fn black_hole(listener: &Listener) -> Option<&FilterChain> {
 fn blocked(target: &Target, chain: &FilterChain) -> Refused {
     let reason = match chain.name.as_str() {
         "no-such-port" => format!("{target}: the service has no such port"),
+        "contested-address" => format!("{target}: several pods claim this address; mend their manifests"),
         _ => {
-            format!("{target} is not in the mesh, and the outbound traffic policy lets nothing else through")
+            format!(
+                "{target} is not in the mesh, and the outbound traffic policy (REGISTRY_ONLY) lets nothing else through"
+            )
         }
     };
     Refused { flags: ResponseFlags::NO_HEALTHY_UPSTREAM, reason }

@@ -10,11 +10,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::config::cluster::{Cluster, Discovery, ServiceLabels, UpstreamHttp, UpstreamTls, WorkloadLabels};
+use crate::config::cluster::{
+    Bind, Cluster, Discovery, ServiceLabels, UpstreamHttp, UpstreamTls, WorkloadLabels,
+};
 use crate::config::listener::{
     ChainMatch, DownstreamTls, FilterChain, Inspect, Listener, NetworkFilter, TcpProxy, Transport,
 };
 use crate::config::store::{LiveCluster, Snapshot, Store};
+use crate::connect::own::OwnAddresses;
 use crate::telemetry::Telemetry;
 use crate::tls::TlsContext;
 use crate::worker::{Worker, WorkerParts};
@@ -24,6 +27,7 @@ struct Proxy {
     addresses: Addresses,
     telemetry: Telemetry,
     guard: DrainGuard,
+    store: Arc<Store>,
 }
 
 fn cluster(name: &str, discovery: Discovery) -> (String, Arc<LiveCluster>) {
@@ -34,7 +38,7 @@ fn cluster(name: &str, discovery: Discovery) -> (String, Arc<LiveCluster>) {
         connect_timeout: Duration::from_secs(5),
         tls: UpstreamTls::None,
         http: UpstreamHttp::AsDownstream,
-        bind: None,
+        bind: Bind::default(),
     };
     (name.to_owned(), Arc::new(LiveCluster { config, endpoints: Default::default() }))
 }
@@ -89,6 +93,7 @@ impl Proxy {
             addresses: listeners.addresses().clone(),
             telemetry: telemetry.clone(),
             guard: guard.clone(),
+            store: Arc::clone(&store),
         };
         let parts = WorkerParts {
             store,
@@ -100,6 +105,7 @@ impl Proxy {
                 ..Default::default()
             })),
             source_ip: None,
+            own: OwnAddresses::new(proxy.addresses.outbound, None),
         };
         let (acceptor, mut queues) = listeners.split(1);
         let serving = async {
@@ -264,6 +270,28 @@ async fn plaintext_to_a_strict_port_is_closed_and_counted() {
         stream.read_to_end(&mut answer).await.ok(); // closed or reset
         assert!(answer.is_empty());
         proxy.counted(&["mesh_inbound_refused_total", "plaintext_to_mutual_tls"], 1).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn plaintext_that_is_open_ends_when_its_port_turns_strict() {
+    let app = server("hello ").await;
+    Proxy::run(open(), app, async |proxy| {
+        let mut stream = TcpStream::connect(proxy.addresses.inbound[0]).await.unwrap();
+        let mut greeting = [0; 6];
+        stream.read_exact(&mut greeting).await.unwrap();
+        // A listener that still takes it, then one that does not.
+        let tls = ChainMatch { transport: Some(Transport::Tls), ..ChainMatch::default() };
+        let mtls = || vec![to("mtls", "inbound|1||", tls.clone())];
+        let same = to("renamed", "inbound|1||", ChainMatch::default());
+        proxy.store.publish(Snapshot { inbound: Some(listener(true, mtls(), Some(same))), ..open() });
+        let quiet = tokio::time::timeout(Duration::from_secs(2), stream.read_u8()).await;
+        assert!(quiet.is_err(), "it goes on while the port takes plaintext");
+        proxy.store.publish(Snapshot { inbound: Some(listener(true, mtls(), None)), ..open() });
+        let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_u8()).await;
+        assert!(ended.expect("it ends").is_err());
+        proxy.counted(&["istio_tcp_connections_closed_total", "response_flags=\"LR\""], 1).await;
     })
     .await;
 }

@@ -28,6 +28,8 @@ pub(super) enum End {
     Done,
     /// No byte either way for this long.
     Idle(Duration),
+    /// The port does not take plaintext any more.
+    Refused,
     /// The client's side broke.
     Downstream(io::Error),
     /// The server's side broke.
@@ -40,6 +42,7 @@ impl End {
         match self {
             Self::Done => ResponseFlags::NONE,
             Self::Idle(_) => ResponseFlags::STREAM_IDLE_TIMEOUT,
+            Self::Refused => ResponseFlags::LOCAL_RESET,
             Self::Downstream(_) => ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
             Self::Upstream(_) => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
         }
@@ -51,6 +54,7 @@ impl fmt::Display for End {
         match self {
             Self::Done => Ok(()),
             Self::Idle(limit) => write!(f, "idle for {limit:?}"),
+            Self::Refused => f.write_str("the port does not take plaintext any more"),
             Self::Downstream(error) => write!(f, "the client's connection broke: {error}"),
             Self::Upstream(error) => write!(f, "the server's connection broke: {error}"),
         }

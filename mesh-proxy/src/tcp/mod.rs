@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use crate::config::listener::{FilterChain, NetworkFilter, TcpProxy};
+use crate::config::listener::{FilterChain, Listener, NetworkFilter, TcpProxy};
 use crate::connect::{UpstreamError, UpstreamTcp};
 use crate::connection::{Connection, Direction, Target};
 use crate::telemetry::{AccessEntry, ResponseFlags};
@@ -33,9 +33,14 @@ pub(crate) async fn dial(
     target: &Target,
     app: Option<SocketAddr>,
 ) -> Dialled {
-    let cluster = pick(&tcp.clusters, |total| rand::random_range(0..total)).to_owned();
+    let cluster = cluster_of(tcp).to_owned();
     let result = worker.connect_tcp(&cluster, target, app).await;
     Dialled { cluster, result }
+}
+
+/// Picks a cluster by weight.
+pub(crate) fn cluster_of(tcp: &TcpProxy) -> &str {
+    pick(&tcp.clusters, |total| rand::random_range(0..total))
 }
 
 /// The cluster at a random point of the sum of weights.
@@ -87,8 +92,15 @@ pub(crate) async fn proxy(
         Ok(upstream) => {
             let mut upstream = upstream.io;
             (line.upstream_host, line.upstream_local) = (upstream.peer_addr(), upstream.local_addr());
-            let copy = copy::copy(&mut downstream, &mut upstream, tcp.idle_timeout, meter.progress());
-            end = meter.run(copy).await;
+            // Boxed: it rests nearly always, and this future is held for as long as the connection.
+            let refused = Box::pin(refused(&worker, &chain, connection.direction));
+            let allowed = async {
+                tokio::select! {
+                    end = copy::copy(&mut downstream, &mut upstream, tcp.idle_timeout, meter.progress()) => end,
+                    () = refused => copy::End::Refused,
+                }
+            };
+            end = meter.run(allowed).await;
             line.flags = end.flags();
             failure = end.to_string();
             line.termination_details = &failure;
@@ -110,6 +122,29 @@ pub(crate) async fn proxy(
         line.duration = started.elapsed();
         worker.telemetry.access_log().log(format, &line);
     }
+}
+
+/// Resolves when an inbound connection in plaintext came by a chain that is not there any more: the port has
+/// turned STRICT. Whatever else changes, an open connection stays as it is.
+async fn refused(worker: &Worker, chain: &FilterChain, direction: Direction) {
+    if direction == Direction::Outbound || chain.tls.is_some() {
+        return std::future::pending().await;
+    }
+    loop {
+        // Made before the look, so that no change falls between the two.
+        let changed = worker.inbound_changed.notified();
+        let inbound = worker.store.snapshot().inbound.clone();
+        if inbound.is_some_and(|inbound| !takes_plaintext(&inbound, chain)) {
+            return;
+        }
+        changed.await;
+    }
+}
+
+/// Whether a listener still has a chain for what `chain` took.
+fn takes_plaintext(listener: &Listener, chain: &FilterChain) -> bool {
+    let mut all = listener.chains.iter().chain(&listener.default_chain);
+    all.any(|now| now.tls.is_none() && now.matches == chain.matches)
 }
 
 /// A target that led back to the very socket at which the client reached this proxy: it would come back for ever.

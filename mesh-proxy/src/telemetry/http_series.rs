@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use super::flags::ResponseFlags;
 use super::names::{self, Metric};
 use super::slots::{Budget, Slots};
-use super::traffic::{HttpResult, Labels, Traffic};
+use super::traffic::{HttpResult, Labels, RequestProtocol, Traffic};
 
 /// How one request ended.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,6 +28,10 @@ pub struct Outcome {
     pub request_bytes: u64,
     /// Bytes of the response's body.
     pub response_bytes: u64,
+    /// Messages that the client sent, for gRPC.
+    pub request_messages: u64,
+    /// Messages that it was answered, for gRPC.
+    pub response_messages: u64,
 }
 
 /// The series of requests between two parties; hold it for as long as there are such requests.
@@ -45,6 +49,8 @@ struct Cell {
     duration: Histogram,
     request_bytes: Histogram,
     response_bytes: Histogram,
+    request_messages: AtomicU64,
+    response_messages: AtomicU64,
 }
 
 /// Upper bounds of Istio's histograms, for milliseconds and bytes alike (Envoy's default buckets).
@@ -75,6 +81,10 @@ impl HttpSeries {
         cell.duration.add(micros as f64 / MICROS_PER_MILLI, micros);
         cell.request_bytes.add(outcome.request_bytes as f64, outcome.request_bytes);
         cell.response_bytes.add(outcome.response_bytes as f64, outcome.response_bytes);
+        if self.traffic.protocol == RequestProtocol::Grpc {
+            cell.request_messages.fetch_add(outcome.request_messages, Ordering::Relaxed);
+            cell.response_messages.fetch_add(outcome.response_messages, Ordering::Relaxed);
+        }
     }
 
     /// A number that grows with every use: tells whether a series is idle.
@@ -102,15 +112,27 @@ impl Histogram {
 
 /// Writes every series in the order in which the format wants it: metric by metric.
 pub(super) fn encode(series: &[Arc<HttpSeries>], encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-    let (name, help) = names::REQUESTS;
-    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for_each(series, |labels, cell| {
-        let count = cell.requests.load(Ordering::Relaxed);
-        metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)
-    })?;
+    encode_counter(series, encoder, names::REQUESTS, |cell| &cell.requests)?;
     encode_histogram(series, encoder, names::REQUEST_DURATION, MICROS_PER_MILLI, |cell| &cell.duration)?;
     encode_histogram(series, encoder, names::REQUEST_BYTES, 1., |cell| &cell.request_bytes)?;
-    encode_histogram(series, encoder, names::RESPONSE_BYTES, 1., |cell| &cell.response_bytes)
+    encode_histogram(series, encoder, names::RESPONSE_BYTES, 1., |cell| &cell.response_bytes)?;
+    let grpc: Vec<_> =
+        series.iter().filter(|one| one.traffic.protocol == RequestProtocol::Grpc).cloned().collect();
+    encode_counter(&grpc, encoder, names::REQUEST_MESSAGES, |cell| &cell.request_messages)?;
+    encode_counter(&grpc, encoder, names::RESPONSE_MESSAGES, |cell| &cell.response_messages)
+}
+
+fn encode_counter(
+    series: &[Arc<HttpSeries>],
+    encoder: &mut DescriptorEncoder,
+    (name, help): Metric,
+    pick: fn(&Cell) -> &AtomicU64,
+) -> Result<(), Error> {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for_each(series, |labels, cell| {
+        let count = pick(cell).load(Ordering::Relaxed);
+        metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)
+    })
 }
 
 fn encode_histogram(

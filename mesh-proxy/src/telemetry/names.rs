@@ -11,6 +11,10 @@ pub(super) const REQUEST_DURATION: Metric = (
 );
 pub(super) const REQUEST_BYTES: Metric = ("istio_request_bytes", "Size of request bodies.");
 pub(super) const RESPONSE_BYTES: Metric = ("istio_response_bytes", "Size of response bodies.");
+pub(super) const REQUEST_MESSAGES: Metric =
+    ("istio_request_messages", "gRPC messages sent by clients, counted when the call is over.");
+pub(super) const RESPONSE_MESSAGES: Metric =
+    ("istio_response_messages", "gRPC messages sent by servers, counted when the call is over.");
 pub(super) const TCP_OPENED: Metric = ("istio_tcp_connections_opened", "TCP connections opened.");
 pub(super) const TCP_CLOSED: Metric = ("istio_tcp_connections_closed", "TCP connections closed.");
 pub(super) const TCP_SENT: Metric = ("istio_tcp_sent_bytes", "Bytes sent in response on TCP connections.");
@@ -37,6 +41,10 @@ pub(super) const CERTIFICATE_RENEWALS: Metric =
     ("mesh_proxy_certificate_renewals", "Attempts to get a workload certificate, by result.");
 pub(super) const INBOUND_REFUSED: Metric =
     ("mesh_inbound_refused", "Inbound connections that were closed for a reason of the mesh's own.");
+pub(super) const OUTBOUND_REFUSED: Metric = (
+    "mesh_outbound_refused",
+    "Connections of the application that were refused before anything was dialled.",
+);
 pub(super) const ACCESS_LOG_DROPPED: Metric =
     ("mesh_proxy_access_log_dropped", "Access log lines that were dropped because the reader is too slow.");
 pub(super) const SERIES: Metric = ("mesh_proxy_metric_series", "Traffic series held at the moment.");

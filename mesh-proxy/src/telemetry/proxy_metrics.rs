@@ -20,6 +20,7 @@ pub struct ProxyMetrics {
     certificate_expiry: Gauge<u64, AtomicU64>,
     certificate_renewals: ByLabel,
     inbound_refused: ByLabel,
+    outbound_refused: ByLabel,
 }
 
 impl ProxyMetrics {
@@ -28,6 +29,7 @@ impl ProxyMetrics {
         register(registry, names::CERTIFICATE_EXPIRY, metrics.certificate_expiry.clone());
         register(registry, names::CERTIFICATE_RENEWALS, metrics.certificate_renewals.clone());
         register(registry, names::INBOUND_REFUSED, metrics.inbound_refused.clone());
+        register(registry, names::OUTBOUND_REFUSED, metrics.outbound_refused.clone());
         register(registry, names::BUILD_INFO, Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         metrics
     }
@@ -46,6 +48,11 @@ impl ProxyMetrics {
     /// An inbound connection was closed for a reason of the mesh's own.
     pub fn inbound_refused(&self, reason: &'static str) {
         self.inbound_refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// A connection of the application was refused before anything was dialled.
+    pub fn outbound_refused(&self, reason: &'static str) {
+        self.outbound_refused.get_or_create(&[("reason", reason)]).inc();
     }
 }
 

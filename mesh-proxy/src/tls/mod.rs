@@ -87,6 +87,18 @@ impl TlsContext {
         }
     }
 
+    /// New handshakes trust these roots, too, until [`Self::set_bundle`] says which ones count.
+    pub fn add_roots(&self, bundle: &TrustBundle) {
+        let all = match self.bundle() {
+            Some(present) => present.to_pem() + &bundle.to_pem(),
+            None => bundle.to_pem(),
+        };
+        match TrustBundle::from_pem(&all) {
+            Ok(all) => self.set_bundle(all),
+            Err(error) => tracing::error!(%error, "two trust bundles do not make one"),
+        }
+    }
+
     /// The certificate shown to peers.
     pub fn certificate(&self) -> Option<Arc<WorkloadCertificate>> {
         self.0.state.load().certificate.clone()

@@ -7,6 +7,7 @@ pub mod connect;
 pub mod decode;
 pub mod delta;
 pub mod graph;
+pub mod keep;
 pub mod node;
 mod state;
 pub mod status;
@@ -17,6 +18,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +34,7 @@ pub use status::XdsStatus;
 
 use crate::config::store::{Demand, Store};
 use backoff::Backoff;
+use keep::Keeper;
 use state::State;
 use stream::End;
 
@@ -47,8 +50,13 @@ pub struct XdsClient {
     /// Whether there is a workload certificate. When there is one at last, a stream that was opened with the
     /// token is opened again.
     pub certificate: watch::Receiver<bool>,
-    /// Told of each new trust bundle.
+    /// Told of each new trust bundle: it alone counts.
     pub on_bundle: Box<dyn Fn(TrustBundle) + Send + Sync>,
+    /// Told of the trust bundle of an earlier run: it counts beside the one from the command line, because either
+    /// may be the older one, until the control plane has said which it is.
+    pub on_kept_bundle: Box<dyn Fn(TrustBundle) + Send + Sync>,
+    /// Where the last configuration is kept for the next start, if anywhere.
+    pub state_dir: Option<PathBuf>,
     /// Met when the inbound listener is in force.
     pub inbound_ready: Condition,
     /// Met when the outbound listener is in force.
@@ -60,13 +68,41 @@ pub struct XdsClient {
 }
 
 /// Runs until the store and its last handle are gone. The caller owns the task and may abort it at any time:
-/// what is in force stays in force.
-pub async fn run(client: XdsClient, store: Arc<Store>, mut demands: mpsc::Receiver<Demand>) {
-    let XdsClient { node, dial, mut certificate, on_bundle, inbound_ready, outbound_ready, limits, status } =
-        client;
-    let hooks = state::Hooks { on_bundle, inbound_ready, outbound_ready };
-    let mut state = State::new(&node, limits, hooks, status.clone(), Arc::downgrade(&store));
-    drop(store);
+/// what is in force stays in force. What an earlier run has kept is in force before this first waits.
+pub async fn run(client: XdsClient, store: Arc<Store>, demands: mpsc::Receiver<Demand>) {
+    let XdsClient { node, dial, certificate, on_bundle, on_kept_bundle, .. } = client;
+    let hooks = state::Hooks {
+        on_bundle,
+        on_kept_bundle,
+        inbound_ready: client.inbound_ready,
+        outbound_ready: client.outbound_ready,
+    };
+    let keeper = client.state_dir.as_deref().map(|dir| Keeper::new(dir, node.node()));
+    let store = Arc::downgrade(&store);
+    let mut state = State::new(&node, client.limits, hooks, client.status.clone(), store, keeper.clone());
+    if let Some(keeper) = &keeper {
+        state.restore(keeper.load());
+    }
+    let keep = async move {
+        match keeper {
+            Some(keeper) => keeper.run().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = follow(state, dial, certificate, demands, client.status) => {}
+        () = keep => {}
+    }
+}
+
+/// Stream after stream.
+async fn follow(
+    mut state: State,
+    dial: Dial,
+    mut certificate: watch::Receiver<bool>,
+    mut demands: mpsc::Receiver<Demand>,
+    status: XdsStatus,
+) {
     let mut backoff = Backoff::default();
     loop {
         let started = Instant::now();

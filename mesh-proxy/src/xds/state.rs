@@ -1,6 +1,6 @@
 //! What outlives a stream: the protocol state, the graph, and who waits for an answer.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
@@ -9,11 +9,13 @@ use mesh_common::trust::TrustBundle;
 use mesh_common::xds::ResourceType;
 use mesh_common::xds::names::{ListenerName, TRUST_BUNDLE};
 use mesh_common::xds::proto::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use mesh_common::xds::protobuf::Any;
 use tokio::sync::oneshot;
 
 use super::decode::{self, Decoded};
 use super::delta::{Delta, ProtocolError, Received};
 use super::graph::{Graph, Limits, Update};
+use super::keep::Keeper;
 use super::node::NodeIdentity;
 use super::status::XdsStatus;
 use crate::config::store::{Demand, LookedUp, LookedUpWorkload, Store};
@@ -24,6 +26,7 @@ const WAITING_BOUND: usize = 4096;
 /// What the rest of the proxy is told.
 pub(super) struct Hooks {
     pub(super) on_bundle: Box<dyn Fn(TrustBundle) + Send + Sync>,
+    pub(super) on_kept_bundle: Box<dyn Fn(TrustBundle) + Send + Sync>,
     pub(super) inbound_ready: Condition,
     pub(super) outbound_ready: Condition,
 }
@@ -39,6 +42,8 @@ pub(super) struct State {
     answered: u64,
     listeners: HashMap<ListenerName, Vec<oneshot::Sender<Arc<LookedUp>>>>,
     workloads: HashMap<IpAddr, Vec<oneshot::Sender<Arc<LookedUpWorkload>>>>,
+    /// What the next start finds, where it is kept at all.
+    keeper: Option<Arc<Keeper>>,
     /// Types whose names or versions changed since the status was written.
     touched: BTreeSet<ResourceType>,
 }
@@ -50,6 +55,7 @@ impl State {
         hooks: Hooks,
         status: XdsStatus,
         store: Weak<Store>,
+        keeper: Option<Arc<Keeper>>,
     ) -> Self {
         let mut delta = Delta::new(node.node());
         delta.subscribe(ResourceType::Secret, TRUST_BUNDLE);
@@ -63,6 +69,7 @@ impl State {
             answered: 0,
             listeners: HashMap::new(),
             workloads: HashMap::new(),
+            keeper,
             touched: BTreeSet::from([ResourceType::Secret]),
         };
         state.settle();
@@ -122,24 +129,112 @@ impl State {
 
     /// Takes a response in. Call [`Self::settle`] afterwards.
     pub(super) fn receive(&mut self, response: DeltaDiscoveryResponse) -> Result<(), ProtocolError> {
-        let Received { kind, applied, removed, refusal } = self.delta.receive(response, decode::decode)?;
+        let keeps = self.keeper.is_some();
+        let received = self.delta.receive(response, |kind, name, any| decoded(kind, name, any, keeps))?;
         self.answered += 1;
-        self.touched.insert(kind);
-        if let Some(reasons) = &refusal {
-            tracing::warn!(kind = kind.short(), %reasons, "configuration refused; the last good one stays");
+        if let Some(reasons) = &received.refusal {
+            let kind = received.kind.short();
+            tracing::warn!(kind, %reasons, "configuration refused; the last good one stays");
         }
-        self.status.received(kind, applied.len() + removed.len(), refusal);
+        let count = received.applied.len() + received.removed.len();
+        self.status.received(received.kind, count, received.refusal.clone());
+        self.take(received);
+        Ok(())
+    }
+
+    /// Takes in what an earlier run has kept, and puts in force what is complete.
+    pub(super) fn restore(&mut self, kept: Vec<DeltaDiscoveryResponse>) {
         let now = self.now();
-        for (name, decoded) in applied {
+        let mut by_kind = BTreeMap::<ResourceType, Vec<_>>::new();
+        for message in kept {
+            let Some(kind) = ResourceType::from_url(&message.type_url) else { continue };
+            let resources = message.resources.iter().map(|resource| resource.name.as_str());
+            for name in resources.chain(message.removed_resources.iter().map(String::as_str)) {
+                self.want_again(kind, name, now);
+            }
+            by_kind.entry(kind).or_default().push(message);
+        }
+        for message in by_kind.remove(&ResourceType::Secret).into_iter().flatten() {
+            self.restore_bundle(&message);
+        }
+        self.settle();
+        // From the top down: what is named by one is asked for, and so taken, with the next.
+        let order = [
+            ResourceType::Listener,
+            ResourceType::Route,
+            ResourceType::Cluster,
+            ResourceType::Endpoints,
+            ResourceType::Workload,
+        ];
+        for message in order.into_iter().filter_map(|kind| by_kind.remove(&kind)).flatten() {
+            match self.delta.restore(message, |kind, name, any| decoded(kind, name, any, true)) {
+                Ok(received) => {
+                    if let Some(reasons) = &received.refusal {
+                        tracing::warn!(%reasons, "kept configuration refused; it is asked for anew");
+                    }
+                    self.take(received);
+                }
+                Err(error) => tracing::warn!(%error, "kept configuration cannot be used"),
+            }
+            self.settle();
+        }
+    }
+
+    /// Look-ups of the earlier run are taken up again; all else is asked for because of them.
+    fn want_again(&mut self, kind: ResourceType, name: &str, now: u64) {
+        let wanted = match kind {
+            ResourceType::Listener => {
+                name.parse().map(|name| self.graph.want_listener(&name, now, self.connected)).ok()
+            }
+            ResourceType::Workload => {
+                decode::address_of(name).map(|ip| self.graph.want_workload(ip, now, self.connected))
+            }
+            _ => None,
+        };
+        if let Some(Err(full)) = wanted {
+            tracing::debug!(name, reason = %full, "a kept look-up is left out");
+        }
+    }
+
+    /// The roots of the earlier run count at once; which ones count in the end is asked for again.
+    fn restore_bundle(&self, kept: &DeltaDiscoveryResponse) {
+        for resource in &kept.resources {
+            let Some(any) = &resource.resource else { continue };
+            match decode::decode(ResourceType::Secret, &resource.name, any) {
+                Ok(Decoded::Bundle(bundle)) => {
+                    (self.hooks.on_kept_bundle)(bundle);
+                    if let Some(keeper) = &self.keeper {
+                        let name = resource.name.as_str().into();
+                        keeper.put(ResourceType::Secret, &name, &resource.version, any.clone());
+                    }
+                }
+                Ok(_) => {}
+                Err(reasons) => tracing::warn!(?reasons, "the kept trust bundle is refused"),
+            }
+        }
+    }
+
+    fn take(&mut self, received: Received<(Decoded, Option<Any>)>) {
+        let Received { kind, applied, removed, refusal: _ } = received;
+        self.touched.insert(kind);
+        let now = self.now();
+        for (name, (decoded, any)) in applied {
+            if let (Some(keeper), Some(any)) = (&self.keeper, any) {
+                let version = self.delta.held(kind, &name).and_then(|held| held.version.as_deref());
+                keeper.put(kind, &name, version.unwrap_or_default(), any);
+            }
             match decoded {
                 Decoded::Bundle(bundle) => (self.hooks.on_bundle)(bundle),
                 decoded => self.apply(update(&name, decoded), now),
             }
         }
         for name in removed {
+            // A bundle that is gone stays in use, and so it is kept.
+            if let Some(keeper) = self.keeper.as_ref().filter(|_| kind != ResourceType::Secret) {
+                keeper.missing(kind, &name);
+            }
             self.apply(removal(kind, &name), now);
         }
-        Ok(())
     }
 
     fn apply(&mut self, update: Option<Update>, now: u64) {
@@ -154,6 +249,9 @@ impl State {
         let settled = self.graph.settle(now);
         for (kind, name) in settled.unsubscribe {
             self.delta.unsubscribe(kind, &name);
+            if let Some(keeper) = &self.keeper {
+                keeper.forget(kind, &name);
+            }
             self.touched.insert(kind);
         }
         for (kind, name) in settled.subscribe {
@@ -206,6 +304,16 @@ impl State {
     fn now(&self) -> u64 {
         self.store.upgrade().map_or(0, |store| store.now())
     }
+}
+
+/// A resource that can be used, and as it came if it is to be kept.
+fn decoded(
+    kind: ResourceType,
+    name: &str,
+    any: &Any,
+    keeps: bool,
+) -> Result<(Decoded, Option<Any>), Vec<String>> {
+    Ok((decode::decode(kind, name, any)?, keeps.then(|| any.clone())))
 }
 
 fn wait_for<K: std::hash::Hash + Eq, T>(

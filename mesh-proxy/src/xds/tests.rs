@@ -1,7 +1,9 @@
 //! The task against a small ADS server, over pipes in memory.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +18,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::connect::Dialled;
+use super::connect::{ConnectError, Dialled};
+use super::keep::Keeper;
 use super::testing::{eds_cluster, endpoints, http_listener, pack, passthrough, routes, tcp_listener};
 use super::{Dial, Limits, NodeIdentity, XdsClient, XdsStatus, run};
 use crate::config::store::Store;
@@ -34,6 +37,7 @@ struct Fake {
     sent: Arc<Mutex<Vec<String>>>,
     tokens: Arc<Mutex<Vec<Option<String>>>>,
     stream: Arc<Mutex<Option<Responses>>>,
+    away: Arc<AtomicBool>,
 }
 
 #[tonic::async_trait]
@@ -68,6 +72,19 @@ impl AggregatedDiscoveryService for Fake {
 }
 
 impl Fake {
+    /// A server with one service.
+    fn shop() -> Self {
+        let fake = Self::default();
+        fake.put("virtualOutbound", "1", pack(&tcp_listener("virtualOutbound", "PassthroughCluster")));
+        fake.put("inbound/shop/web", "1", pack(&tcp_listener("inbound/shop/web", "PassthroughCluster")));
+        fake.put("PassthroughCluster", "1", pack(&passthrough()));
+        fake.put(VIP, "1", pack(&http_listener(VIP, "r:80")));
+        fake.put("r:80", "1", pack(&routes("r:80", &["a"])));
+        fake.put("a", "1", pack(&eds_cluster("a")));
+        fake.put("a", "1", pack(&endpoints("a", &["10.0.0.1"])));
+        fake
+    }
+
     fn put(&self, name: &str, version: &str, any: Any) {
         let kind = ResourceType::from_url(&any.type_url).unwrap();
         self.resources.lock().unwrap().insert((kind, name.to_owned()), (version.to_owned(), any));
@@ -127,6 +144,9 @@ impl Fake {
         Arc::new(move || {
             let fake = fake.clone();
             Box::pin(async move {
+                if fake.away.load(Ordering::Relaxed) {
+                    return Err(ConnectError::Transport("it is away".to_owned()));
+                }
                 let (client, server) = tokio::io::duplex(1 << 16);
                 let incoming = tokio_stream::once(Ok::<_, std::io::Error>(server));
                 let service = AggregatedDiscoveryServiceServer::new(fake);
@@ -144,19 +164,15 @@ struct World {
     status: XdsStatus,
     readiness: Readiness,
     certificate: watch::Sender<bool>,
-    _task: tokio::task::JoinHandle<()>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl World {
     fn start() -> Self {
-        let fake = Fake::default();
-        fake.put("virtualOutbound", "1", pack(&tcp_listener("virtualOutbound", "PassthroughCluster")));
-        fake.put("inbound/shop/web", "1", pack(&tcp_listener("inbound/shop/web", "PassthroughCluster")));
-        fake.put("PassthroughCluster", "1", pack(&passthrough()));
-        fake.put(VIP, "1", pack(&http_listener(VIP, "r:80")));
-        fake.put("r:80", "1", pack(&routes("r:80", &["a"])));
-        fake.put("a", "1", pack(&eds_cluster("a")));
-        fake.put("a", "1", pack(&endpoints("a", &["10.0.0.1"])));
+        Self::with(Fake::shop(), None)
+    }
+
+    fn with(fake: Fake, state_dir: Option<PathBuf>) -> Self {
         let (store, demands) = Store::new(Duration::from_secs(5));
         let (certificate, receiver) = watch::channel(false);
         let (status, readiness) = (XdsStatus::default(), Readiness::default());
@@ -165,13 +181,15 @@ impl World {
             dial: fake.dial(),
             certificate: receiver,
             on_bundle: Box::new(|_| {}),
+            on_kept_bundle: Box::new(|_| {}),
+            state_dir,
             inbound_ready: readiness.condition("inbound listener"),
             outbound_ready: readiness.condition("outbound listener"),
             limits: Limits::default(),
             status: status.clone(),
         };
         let task = tokio::spawn(run(client, Arc::clone(&store), demands));
-        Self { fake, store, status, readiness, certificate, _task: task }
+        Self { fake, store, status, readiness, certificate, task }
     }
 
     /// Polls a condition, bounded.
@@ -261,6 +279,51 @@ async fn a_life_with_the_control_plane() {
     assert!(Arc::ptr_eq(&cluster, &world.store.snapshot().clusters["a"]));
     assert_eq!(world.fake.tokens.lock().unwrap()[0].as_deref(), Some("Bearer secret"));
     never_a_wildcard(&world.fake.requests.lock().unwrap());
+}
+
+#[tokio::test]
+async fn a_restart_with_the_control_plane_away() {
+    let (vip, nobody) = (VIP.parse().unwrap(), "10.96.0.9:80".parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::with(Fake::shop(), Some(dir.path().to_owned()));
+    assert!(world.store.listener(&vip).await.unwrap().listener.is_some());
+    assert!(world.store.listener(&nobody).await.unwrap().listener.is_none());
+    let keeper = Keeper::new(dir.path(), node().node());
+    // In all: three listeners and one that is none, two clusters, one each of routes and endpoints.
+    let kept = |_: &World| {
+        let kept = keeper.load();
+        kept.iter().map(|kept| kept.resources.len() + kept.removed_resources.len()).sum::<usize>() >= 8
+    };
+    world.until("the file", kept).await;
+    world.task.abort();
+
+    let fake = Fake::shop();
+    fake.away.store(true, Ordering::Relaxed);
+    let world = World::with(fake, Some(dir.path().to_owned()));
+    world.until("readiness", |world| world.readiness.missing().is_empty()).await;
+    assert!(world.store.listener(&vip).await.unwrap().listener.is_some());
+    assert!(world.store.listener(&nobody).await.unwrap().listener.is_none());
+    let cluster = Arc::clone(&world.store.snapshot().clusters["a"]);
+    assert_eq!(cluster.endpoints.load().localities[0].endpoints.len(), 1);
+    assert_eq!((world.routes(), world.status.totals().responses), (1, 0));
+
+    // It is back, and meanwhile the routes have changed and the other address has come to exist.
+    world.fake.put("r:80", "2", pack(&routes("r:80", &["a", "a"])));
+    world.fake.put("10.96.0.9:80", "1", pack(&tcp_listener("10.96.0.9:80", "a")));
+    world.fake.resources.lock().unwrap().remove(&(ResourceType::Endpoints, "a".to_owned()));
+    world.fake.away.store(false, Ordering::Relaxed);
+    world.until("new routes", |world| world.routes() == 2).await;
+    world.until("a removal", |_| cluster.endpoints.load().localities.is_empty()).await;
+    world.until("a new address", |world| world.store.snapshot().listeners[&nobody].listener.is_some()).await;
+    let mut sent = world.fake.sent.lock().unwrap().clone();
+    sent.sort();
+    assert_eq!(sent, ["10.96.0.9:80", "ROOTCA", "a", "r:80"], "nothing is sent that was held");
+
+    // What cannot be read is as good as nothing.
+    std::fs::write(dir.path().join("configuration.kept"), "half a fi").unwrap();
+    world.task.abort();
+    let world = World::with(Fake::shop(), Some(dir.path().to_owned()));
+    world.until("readiness", |world| world.readiness.missing().is_empty()).await;
 }
 
 /// The first request of each type on a stream has names, and none is `*`.

@@ -37,7 +37,7 @@ pub struct NodeName<'a> {
     /// Its service account.
     pub service_account: &'a str,
     /// Its address.
-    pub ip: std::net::Ipv4Addr,
+    pub ip: std::net::IpAddr,
 }
 
 impl ControlClient {

@@ -12,9 +12,10 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 use super::Reply;
+use super::dialer::{Dialer, resolve};
+use crate::place::Place;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -23,14 +24,20 @@ type Sender = SendRequest<Full<Bytes>>;
 /// The client; clones share connections.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
-    proxy: SocketAddr,
-    idle: Arc<Mutex<Vec<Sender>>>,
+    dialer: Dialer,
+    idle: Arc<Mutex<Vec<(SocketAddr, Sender)>>>,
 }
 
 impl HttpClient {
     /// A client that sends everything to `proxy`.
     pub fn new(proxy: SocketAddr) -> Self {
-        Self { proxy, idle: Arc::default() }
+        Self::with(Dialer::Forward(proxy))
+    }
+
+    /// A client with this way out: straight to each host, or everything to a proxy, which learns from the
+    /// absolute URL where to.
+    pub fn with(dialer: Dialer) -> Self {
+        Self { dialer, idle: Arc::default() }
     }
 
     /// GET of an absolute URL.
@@ -46,14 +53,22 @@ impl HttpClient {
     /// # Errors
     /// When there is no answer.
     pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Reply> {
-        let host = request.uri().authority().context("the URL is not absolute")?.to_string();
-        request.headers_mut().entry(header::HOST).or_insert(host.parse()?);
-        tokio::time::timeout(TIMEOUT, self.exchange(request)).await.context("no answer in time")?
+        let authority = request.uri().authority().context("the URL is not absolute")?.clone();
+        request.headers_mut().entry(header::HOST).or_insert(authority.as_str().parse()?);
+        let to = match &self.dialer {
+            Dialer::Forward(proxy) => *proxy,
+            Dialer::Straight(_, names) => {
+                let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+                *request.uri_mut() = path.parse()?;
+                SocketAddr::new(resolve(names, authority.host())?, authority.port_u16().unwrap_or(80))
+            }
+        };
+        tokio::time::timeout(TIMEOUT, self.exchange(to, request)).await.context("no answer in time")?
     }
 
-    async fn exchange(&self, mut request: Request<Full<Bytes>>) -> Result<Reply> {
+    async fn exchange(&self, to: SocketAddr, mut request: Request<Full<Bytes>>) -> Result<Reply> {
         loop {
-            let (mut sender, fresh) = self.sender().await?;
+            let (mut sender, fresh) = self.sender(to).await?;
             let response = match sender.try_send_request(request).await {
                 Ok(response) => response,
                 Err(mut error) => match error.take_message() {
@@ -67,7 +82,7 @@ impl HttpClient {
             let (parts, body) = response.into_parts();
             let body = body.collect().await.context("the answer broke off")?;
             if sender.ready().await.is_ok() {
-                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((to, sender));
             }
             let trailers = body.trailers().cloned().unwrap_or_default();
             return Ok(Reply {
@@ -79,19 +94,26 @@ impl HttpClient {
         }
     }
 
-    async fn sender(&self) -> Result<(Sender, bool)> {
+    async fn sender(&self, to: SocketAddr) -> Result<(Sender, bool)> {
         loop {
-            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            match idle {
+            match self.take(to) {
                 Some(sender) if sender.is_ready() => return Ok((sender, false)),
                 Some(_) => {}
                 None => {
-                    let stream = TcpStream::connect(self.proxy).await.context("the proxy is not there")?;
-                    stream.set_nodelay(true)?;
-                    return Ok((handshake(stream).await?, true));
+                    let place = match &self.dialer {
+                        Dialer::Forward(_) => &Place::Here,
+                        Dialer::Straight(place, _) => place,
+                    };
+                    return Ok((handshake(place.connect(to).await?).await?, true));
                 }
             }
         }
+    }
+
+    fn take(&self, to: SocketAddr) -> Option<Sender> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = idle.iter().rposition(|(address, _)| *address == to)?;
+        Some(idle.swap_remove(at).1)
     }
 }
 

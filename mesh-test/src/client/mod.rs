@@ -1,6 +1,7 @@
 //! Clients as applications have them: HTTP through a forward proxy, tunnels, HTTP/2, gRPC.
 
 mod control;
+mod dialer;
 mod http1;
 mod http2;
 mod tunnel;
@@ -12,6 +13,7 @@ use http::{HeaderMap, StatusCode};
 use crate::server::Echo;
 
 pub use control::{CONTROL_NAME, ControlClient, NodeName};
+pub use dialer::{Dialer, Names};
 pub use http1::{HttpClient, exchange};
 pub use http2::Http2Client;
 pub use tunnel::{connect, socks5};

@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use crate::binaries::binaries;
 use crate::metrics::Metrics;
+use crate::place::Place;
 use crate::process::Process;
 use crate::world::SidecarAddresses;
 
@@ -47,7 +48,7 @@ impl LoneSidecar {
             arguments.extend([flag.into(), value]);
         }
         let log = folder.join("lone.log");
-        let mut process = Process::start("the lone sidecar", &binaries()?.proxy, arguments, log)?;
+        let mut process = Process::start("the lone sidecar", &binaries()?.proxy, arguments, log).await?;
         let read = async || serde_json::from_str(&std::fs::read_to_string(&file).ok()?).ok();
         let (addresses, _) = process.wait(read).await?;
         Ok(Self { process, addresses })
@@ -59,13 +60,13 @@ impl LoneSidecar {
     /// When it takes too long.
     pub async fn ready(&mut self) -> Result<()> {
         let admin = self.addresses.admin;
-        self.process.wait(async || crate::world::is_ready(admin).await).await?;
+        self.process.wait(async || crate::world::is_ready(&Place::Here, admin).await).await?;
         Ok(())
     }
 
     /// Whether it is ready now.
     pub async fn is_ready(&self) -> bool {
-        crate::world::is_ready(self.addresses.admin).await.is_some()
+        crate::world::is_ready(&Place::Here, self.addresses.admin).await.is_some()
     }
 
     /// Its metrics.
@@ -73,7 +74,7 @@ impl LoneSidecar {
     /// # Errors
     /// When it does not answer.
     pub async fn metrics(&self) -> Result<Metrics> {
-        crate::world::metrics(self.addresses.admin).await
+        crate::world::metrics(&Place::Here, self.addresses.admin).await
     }
 
     /// All that it logged.

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::client::Http2Client;
+use crate::client::{Dialer, Http2Client};
 use crate::load::Load;
 use crate::topology::{App, PodSpec, ServiceSpec, Topology};
 use crate::wait::{self, PATIENCE};
@@ -53,15 +53,23 @@ pub(super) async fn grpc_per_call(world: &World) -> Result<()> {
             ("grpc_response_status", "0"),
         ];
         world.counted(pod, "istio_requests_total", &labels, calls).await?;
+        // One message each way in a call.
+        world.counted(pod, "istio_request_messages_total", &labels, calls).await?;
+        world.counted(pod, "istio_response_messages_total", &labels, calls).await?;
+    }
+    for name in ["istio_request_messages_total", "istio_response_messages_total"] {
+        world.counted("web", name, &[("reporter", "source"), ("request_protocol", "grpc")], CALLS).await?;
     }
     world.counted("web", "istio_requests_total", &[("request_protocol", "grpc")], CALLS).await
 }
 
 pub(super) async fn web_socket(world: &World) -> Result<()> {
-    let outbound = world.pod("web")?.sidecar()?.addresses.outbound;
-    let tunnel = world.pod("web")?.dial("chat", 80).await?;
-    let forward = TcpStream::connect(outbound).await?;
-    for (what, mut stream, target) in [("tunnel", tunnel, "/ws"), ("forward", forward, "http://chat/ws")] {
+    let mut ways = vec![("straight", world.pod("web")?.dial("chat", 80).await?, "/ws")];
+    if let Dialer::Forward(proxy) = world.pod("web")?.dialer() {
+        ways.push(("forward", TcpStream::connect(proxy).await?, "http://chat/ws"));
+    }
+    let count = ways.len() as u64;
+    for (what, mut stream, target) in ways {
         let head = format!(
             "GET {target} HTTP/1.1\r\nHost: chat\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -81,8 +89,8 @@ pub(super) async fn web_socket(world: &World) -> Result<()> {
         }
     }
     let labels = [("response_code", "101"), ("connection_security_policy", "mutual_tls")];
-    world.counted("chat", "istio_requests_total", &labels, 2).await?;
-    world.counted("web", "istio_requests_total", &[("response_code", "101")], 2).await
+    world.counted("chat", "istio_requests_total", &labels, count).await?;
+    world.counted("web", "istio_requests_total", &[("response_code", "101")], count).await
 }
 
 pub(super) async fn endpoints_removed_under_load(world: &World) -> Result<()> {
@@ -110,12 +118,17 @@ pub(super) async fn endpoints_removed_under_load(world: &World) -> Result<()> {
 }
 
 pub(super) async fn drained_under_load(world: &World) -> Result<()> {
-    let load = Load::start(&world.client("web")?, "http://pool/delay/20", 200);
+    // Slow enough that there are always some under way at the one that ends.
+    let load = Load::start(&world.client("web")?, "http://pool/delay/150", 200);
     wait::until("the load runs", PATIENCE, async || (load.report().by_pod.len() == 3).then_some(())).await?;
     let sidecar = world.pod("pool-a")?.sidecar()?;
-    sidecar.terminate().await?;
-    world.set_endpoints("pool", &PODS[1..])?;
     let before = Instant::now();
+    sidecar.terminate().await?;
+    // It is still an endpoint for a while, as on a cluster, where its removal has to get about.
+    let sent = load.report().sent;
+    wait::until("the load goes on", PATIENCE, async || (load.report().sent > sent + 120).then_some(()))
+        .await?;
+    world.set_endpoints("pool", &PODS[1..])?;
     ensure!(sidecar.ended(PATIENCE * 2).await?, "the drained sidecar did not exit with 0");
     super::figure("a server's sidecar has drained after", format!("{:?}", before.elapsed()));
     let sent = load.report().sent;

@@ -1,19 +1,18 @@
 //! Connections whose protocol nobody declared, opaque ones, and those that are none of the mesh's concern.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use rand::Rng as _;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::figure;
 use crate::client::exchange;
-use crate::server::{BANNER, Server};
+use crate::server::BANNER;
 use crate::topology::{App, Topology};
+use crate::wait::PATIENCE;
 use crate::world::World;
 
 /// A port whose name declares nothing.
@@ -29,20 +28,17 @@ pub(super) fn quiet_world() -> Topology {
 
 pub(super) async fn external_addresses_cause_no_look_up(world: &World) -> Result<()> {
     const CONNECTIONS: usize = 10_000;
-    // One server on every address of this machine: 127.0.0.0/8 has enough of them outside of the mesh.
-    let outside = Server::start(App::TcpEcho, SocketAddr::from(([0, 0, 0, 0], 0)), "outside", "").await?;
+    let outside = world.outside(App::TcpEcho).await?;
     let port = outside.address().port();
     let before = look_ups(world).await?;
-    let own = world.pod("web")?.ip().octets();
+    let dialer = world.pod("web")?.dialer();
     let mut tasks = JoinSet::new();
     for worker in 0..16 {
-        let proxy = world.pod("web")?.sidecar()?.addresses.outbound;
+        let addresses: Vec<_> = (worker..CONNECTIONS).step_by(16).map(|_| world.outside_address()).collect();
+        let dialer = dialer.clone();
         tasks.spawn(async move {
-            for _ in (worker..CONNECTIONS).step_by(16) {
-                let [b, c, d]: [u8; 3] = rand::rng().random();
-                let ip =
-                    if [127, b, c] == own[..3] { Ipv4Addr::LOCALHOST } else { Ipv4Addr::new(127, b, c, d) };
-                let mut stream = crate::client::socks5(proxy, &ip.to_string(), port).await?;
+            for ip in addresses {
+                let mut stream = dialer.dial(&ip.to_string(), port).await?;
                 stream.write_all(b"x").await?;
                 ensure!(stream.read_u8().await? == b'x', "{ip} answered something else");
             }
@@ -82,6 +78,7 @@ pub(super) async fn server_speaks_first(world: &World) -> Result<()> {
         ensure!(rest == *b"quit", "heard {rest:?}");
         Ok(took)
     };
+    let hear = async || timeout(PATIENCE, hear()).await.context("nothing is heard")?;
     hear().await?;
     let mut times = Vec::new();
     for _ in 0..9 {

@@ -20,7 +20,7 @@ use crate::wait::{self, PATIENCE};
 use crate::world::World;
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
-const REVIEWS_ID: &str = "spiffe://cluster.local/ns/shop/sa/reviews";
+pub(super) const REVIEWS_ID: &str = "spiffe://cluster.local/ns/shop/sa/reviews";
 
 pub(super) fn strict_world() -> Topology {
     Topology::pair("reviews", App::Http, "http")
@@ -103,7 +103,7 @@ pub(super) async fn clients_without_right(world: &World) -> Result<()> {
 }
 
 /// A request over mutual TLS to the server's sidecar, with this certificate.
-async fn ours_speaks(world: &World, certificate: Option<&Certificate>) -> Result<Reply> {
+pub(super) async fn ours_speaks(world: &World, certificate: Option<&Certificate>) -> Result<Reply> {
     let config = client_config(certificate, ALPN_HTTP1)?;
     let stream = TcpStream::connect(world.pod("reviews")?.address()).await?;
     let name = ServerName::try_from("outbound_.80_._.reviews.shop.svc.cluster.local")?;
@@ -120,7 +120,7 @@ pub(super) async fn servers_without_right(world: &World) -> Result<()> {
         ("expired", ours.leaf(&Leaf { expired: true, ..good.clone() })?),
         ("foreign", foreign.leaf(&good)?),
     ];
-    let listener = TcpListener::bind(world.pod("reviews")?.address()).await?;
+    let listener = world.pod("reviews")?.listen().await?;
     for (what, certificate) in cases {
         let acceptor = TlsAcceptor::from(certificate.server_config(&[ALPN_HTTP2, ALPN_HTTP1, ALPN_TCP])?);
         let client = world.client("web")?;
@@ -137,7 +137,7 @@ pub(super) async fn servers_without_right(world: &World) -> Result<()> {
 }
 
 /// Accepts connections until one of them carries a byte of a request.
-async fn impostor(listener: &TcpListener, acceptor: &TlsAcceptor) -> Result<usize> {
+pub(super) async fn impostor(listener: &TcpListener, acceptor: &TlsAcceptor) -> Result<usize> {
     loop {
         let (stream, _) = listener.accept().await?;
         let Ok(mut stream) = acceptor.accept(stream).await else { continue };

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use http::Request;
 use http_body_util::Full;
 use tokio::time::Instant;
 
 use super::figure;
+use crate::client::HttpClient;
 use crate::load::{Load, send};
 use crate::manifest;
 use crate::topology::{NAMESPACE, Topology};
@@ -140,12 +141,21 @@ pub(super) async fn metrics_are_exact(world: &World) -> Result<()> {
     world.counted("web", "istio_response_bytes_count", &[], 150).await
 }
 
+/// Waits until `pod` gives every answer; one alone could come of any split.
+pub(super) async fn only(client: &HttpClient, pod: &str) -> Result<()> {
+    wait::until(&format!("only {pod} answers"), PATIENCE, async || {
+        for _ in 0..100 {
+            (client.get(REVIEWS).await.ok()?.echo().ok()?.pod == pod).then_some(())?;
+        }
+        Some(())
+    })
+    .await
+}
+
 pub(super) async fn a_broken_file_changes_nothing(world: &World) -> Result<()> {
     let client = world.client("web")?;
     world.edit(SPLIT, &split(0, 1))?;
-    let only_v2 =
-        async || Some(client.get(REVIEWS).await.ok()?.echo().ok()?.pod == "reviews-v2").filter(|v2| *v2);
-    wait::until("the edit takes effect", PATIENCE, only_v2).await?;
+    only(&client, "reviews-v2").await?;
     world.edit(SPLIT, &split(1, 0).replace("kind: HTTPRoute", "kind: HTTPRoute\n  : ["))?;
     let started = Instant::now();
     wait::until_ok("the error is named", PATIENCE, async || {
@@ -164,9 +174,7 @@ pub(super) async fn a_broken_file_changes_nothing(world: &World) -> Result<()> {
         ensure!(echo.pod == "reviews-v2", "the broken file had an effect");
     }
     world.edit(SPLIT, &split(1, 0))?;
-    let only_v1 =
-        async || Some(client.get(REVIEWS).await.ok()?.echo().ok()?.pod == "reviews-v1").filter(|v1| *v1);
-    wait::until("the repaired file takes effect", PATIENCE, only_v1).await?;
+    only(&client, "reviews-v1").await.context("the repaired file")?;
     wait::until_ok("the error is gone", PATIENCE, async || {
         let errors = world.control_page("/debug/config-errors").await?;
         ensure!(errors.as_array().is_some_and(Vec::is_empty), "errors: {errors}");

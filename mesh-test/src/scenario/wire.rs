@@ -18,20 +18,20 @@ pub(super) fn relay_world() -> Topology {
 }
 
 pub(super) async fn bytes_are_tls(world: &World) -> Result<()> {
-    let (client, relay) = (world.client("web")?, world.pod("reviews")?.relay()?);
+    let (client, wire) = (world.client("web")?, world.pod("reviews")?.wire()?);
     let url = format!("http://reviews/{MARKER}");
     for _ in 0..10 {
         client.get(&url).await?.echo()?;
     }
-    ensure!(relay.len() > 5_000, "only {} bytes passed", relay.len());
-    ensure!(relay.count(MARKER.as_bytes()) == 0, "the marker was on the wire");
+    ensure!(wire.count(MARKER.as_bytes()) == 0, "the marker was on the wire");
+    ensure!(wire.len() > 5_000, "only {} bytes passed", wire.len());
     let mtls = [("reporter", "destination"), ("connection_security_policy", "mutual_tls")];
     world.counted("reviews", "istio_requests_total", &mtls, 10).await?;
     // The same wire with the mesh off.
     world.edit("mode.yaml", &manifest::peer_authentication(NAMESPACE, "DISABLE"))?;
     wait::until("the marker is on the wire", PATIENCE, async || {
         client.get(&url).await.ok()?.echo().ok()?;
-        (relay.count(MARKER.as_bytes()) > 0).then_some(())
+        (wire.count(MARKER.as_bytes()) > 0).then_some(())
     })
     .await
 }

@@ -1,5 +1,5 @@
 //! HTTP: HTTP/1.1 and HTTP/2 with prior knowledge on one port, gRPC, upgrades. Every answer says what
-//! arrived. Paths with a meaning: `/status/503`, `/delay/100` (milliseconds).
+//! arrived. Paths with a meaning: `/status/503`, `/delay/100` (milliseconds), `/large/64` (megabytes).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,12 +46,11 @@ pub struct Echo {
 }
 
 pub(super) async fn serve(stream: TcpStream, number: u64, name: Arc<Name>, seen: Arc<Seen>) -> Result<()> {
-    stream.set_nodelay(true)?;
     let mut start = [0; 4];
     let http2 = stream.peek(&mut start).await? > 0 && start[..3] == *b"PRI";
     let service = service_fn(move |request| {
         seen.requests.fetch_add(1, Ordering::Relaxed);
-        answer(request, number, Arc::clone(&name))
+        answer(request, number, Arc::clone(&name), Arc::clone(&seen))
     });
     let io = TokioIo::new(stream);
     if http2 {
@@ -64,7 +63,12 @@ pub(super) async fn serve(stream: TcpStream, number: u64, name: Arc<Name>, seen:
     Ok(())
 }
 
-async fn answer(request: Request<Incoming>, number: u64, name: Arc<Name>) -> Result<Response<Body>> {
+async fn answer(
+    request: Request<Incoming>,
+    number: u64,
+    name: Arc<Name>,
+    seen: Arc<Seen>,
+) -> Result<Response<Body>> {
     if request.headers().contains_key(UPGRADE) {
         return upgrade(request, &name);
     }
@@ -81,6 +85,7 @@ async fn answer(request: Request<Incoming>, number: u64, name: Arc<Name>) -> Res
             tokio::time::sleep(Duration::from_millis(millis.into())).await;
             StatusCode::OK
         }
+        (Some("large"), Some(megabytes)) => return large(megabytes.into(), &name, seen),
         _ => StatusCode::OK,
     };
     let host = parts.uri.authority().map(ToString::to_string);
@@ -98,6 +103,18 @@ async fn answer(request: Request<Incoming>, number: u64, name: Arc<Name>) -> Res
     };
     let text = serde_json::to_vec(&echo)?;
     Ok(Response::builder().status(status).header("x-pod", &name.pod).body(Full::from(text).boxed())?)
+}
+
+/// So many megabytes, made as they are taken.
+fn large(megabytes: u64, name: &Name, seen: Arc<Seen>) -> Result<Response<Body>> {
+    const CHUNK: usize = 64 << 10;
+    let chunk = Bytes::from_static(&[b'x'; CHUNK]);
+    let chunks = (0..(megabytes << 20) / CHUNK as u64).map(move |_| {
+        seen.large.fetch_add(CHUNK as u64, Ordering::Relaxed);
+        Ok(Frame::data(chunk.clone()))
+    });
+    let body = StreamBody::new(futures_util::stream::iter(chunks)).boxed();
+    Ok(Response::builder().header("x-pod", &name.pod).body(body)?)
 }
 
 /// Sends the message back, with trailers.

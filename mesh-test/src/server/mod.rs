@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::Result;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
+use crate::certs::{Authority, Leaf};
+use crate::place::Place;
 use crate::topology::App;
 
 pub use http::Echo;
@@ -21,6 +24,7 @@ pub use tcp::BANNER;
 pub struct Server {
     address: SocketAddr,
     seen: Arc<Seen>,
+    root_pem: String,
     _task: JoinSet<()>,
 }
 
@@ -31,6 +35,8 @@ pub struct Seen {
     pub connections: AtomicU64,
     /// Requests (HTTP only).
     pub requests: AtomicU64,
+    /// Bytes of large answers that were taken from us.
+    pub large: AtomicU64,
 }
 
 /// Who the application says it is.
@@ -40,19 +46,39 @@ pub(crate) struct Name {
     pub(crate) version: String,
 }
 
+/// The DNS name in the certificate of an application that speaks TLS itself.
+pub const TLS_NAME: &str = "vault.example";
+
 impl Server {
     /// Starts an application on `address` (port 0: any).
     ///
     /// # Errors
     /// When the address is taken.
     pub async fn start(app: App, address: SocketAddr, pod: &str, version: &str) -> Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        Self::start_in(&Place::Here, app, address, pod, version).await
+    }
+
+    /// The same, in a network.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub async fn start_in(
+        place: &Place,
+        app: App,
+        address: SocketAddr,
+        pod: &str,
+        version: &str,
+    ) -> Result<Self> {
+        let listener = place.listen(address).await?;
         let address = listener.local_addr()?;
         let seen = Arc::new(Seen::default());
         let name = Arc::new(Name { pod: pod.to_owned(), version: version.to_owned() });
+        let authority = Authority::new(pod)?;
+        let certificate = authority.leaf(&Leaf { dns: &[TLS_NAME], ..Leaf::default() })?;
+        let tls = TlsAcceptor::from(certificate.server_config(&[])?);
         let mut task = JoinSet::new();
-        task.spawn(serve(app, listener, name, Arc::clone(&seen)));
-        Ok(Self { address, seen, _task: task })
+        task.spawn(serve(Application { app, tls, name, seen: Arc::clone(&seen) }, listener));
+        Ok(Self { address, seen, root_pem: authority.root_pem().to_owned(), _task: task })
     }
 
     /// Where it listens.
@@ -65,32 +91,58 @@ impl Server {
         self.seen.connections.load(Ordering::Relaxed)
     }
 
+    /// The root of its own certificate, PEM ([`App::TlsEcho`]).
+    pub fn root_pem(&self) -> &str {
+        &self.root_pem
+    }
+
+    /// Bytes of large answers that were taken from it so far.
+    pub fn large_bytes(&self) -> u64 {
+        self.seen.large.load(Ordering::Relaxed)
+    }
+
     /// Requests so far.
     pub fn requests(&self) -> u64 {
         self.seen.requests.load(Ordering::Relaxed)
     }
 }
 
-async fn serve(app: App, listener: TcpListener, name: Arc<Name>, seen: Arc<Seen>) {
+/// What serves a connection.
+#[derive(Clone)]
+struct Application {
+    app: App,
+    tls: TlsAcceptor,
+    name: Arc<Name>,
+    seen: Arc<Seen>,
+}
+
+async fn serve(application: Application, listener: TcpListener) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((stream, _)) = accepted else { continue };
-                let number = seen.connections.fetch_add(1, Ordering::Relaxed);
-                connections.spawn(connection(app, stream, number, Arc::clone(&name), Arc::clone(&seen)));
+                let number = application.seen.connections.fetch_add(1, Ordering::Relaxed);
+                connections.spawn(application.clone().connection(stream, number));
             }
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn connection(app: App, stream: TcpStream, number: u64, name: Arc<Name>, seen: Arc<Seen>) {
-    let done = match app {
-        App::Http => http::serve(stream, number, name, seen).await,
-        App::TcpEcho => tcp::echo(stream, false).await,
-        App::TcpBanner => tcp::echo(stream, true).await,
-    };
-    // Clients come and go as they like; what matters they assert themselves.
-    done.unwrap_or_default();
+impl Application {
+    async fn connection(self, stream: TcpStream, number: u64) {
+        stream.set_nodelay(true).unwrap_or_default();
+        let done = match self.app {
+            App::Http => http::serve(stream, number, self.name, self.seen).await,
+            App::TcpEcho => tcp::echo(stream, false).await,
+            App::TcpBanner => tcp::echo(stream, true).await,
+            App::TlsEcho => match self.tls.accept(stream).await {
+                Ok(stream) => tcp::echo(stream, false).await,
+                Err(error) => Err(error.into()),
+            },
+        };
+        // Clients come and go as they like; what matters they assert themselves.
+        done.unwrap_or_default();
+    }
 }

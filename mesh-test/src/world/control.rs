@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::folder::Folder;
 use crate::binaries::binaries;
+use crate::place::Place;
 use crate::process::Process;
 
 /// Where mesh-control serves.
@@ -27,6 +28,7 @@ pub(super) struct Control {
     file: PathBuf,
     log: PathBuf,
     leaf_lifetime: Option<String>,
+    issuer: Option<(PathBuf, PathBuf)>,
     process: Option<Process>,
 }
 
@@ -38,25 +40,22 @@ impl Control {
             file: folder.run("control.json"),
             log: folder.run("mesh-control.log"),
             leaf_lifetime: leaf_lifetime.map(str::to_owned),
+            issuer: folder.issuer(),
             process: None,
         }
     }
 
-    /// Starts it, on free ports or where it was, and waits until it is ready.
-    pub(super) async fn start(&mut self, at: Option<ControlAddresses>) -> Result<ControlAddresses> {
+    /// Starts it at these addresses (port 0: any), and waits until it is ready.
+    pub(super) async fn start(&mut self, at: ControlAddresses) -> Result<ControlAddresses> {
         if self.file.exists() {
             std::fs::remove_file(&self.file)?;
         }
-        let (xds, admin) = match at {
-            Some(at) => (at.xds.to_string(), at.admin.to_string()),
-            None => ("127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned()),
-        };
         let mut arguments: Vec<OsString> = Vec::new();
         for (flag, value) in [
             ("--config-dir", OsString::from(&self.manifests)),
             ("--state-dir", OsString::from(&self.state)),
-            ("--xds-address", xds.into()),
-            ("--admin-address", admin.into()),
+            ("--xds-address", at.xds.to_string().into()),
+            ("--admin-address", at.admin.to_string().into()),
             ("--address-file", OsString::from(&self.file)),
         ] {
             arguments.extend([flag.into(), value]);
@@ -64,14 +63,18 @@ impl Control {
         if let Some(lifetime) = &self.leaf_lifetime {
             arguments.extend(["--leaf-lifetime".into(), lifetime.into()]);
         }
-        let mut process = Process::start("mesh-control", &binaries()?.control, arguments, self.log.clone())?;
+        if let Some((chain, key)) = &self.issuer {
+            arguments.extend(["--ca-cert-chain".into(), chain.into(), "--ca-key".into(), key.into()]);
+        }
+        let mut process =
+            Process::start("mesh-control", &binaries()?.control, arguments, self.log.clone()).await?;
         let file = &self.file;
         let (addresses, _) = process
             .wait(async || {
                 serde_json::from_str::<ControlAddresses>(&std::fs::read_to_string(file).ok()?).ok()
             })
             .await?;
-        process.wait(async || super::is_ready(addresses.admin).await).await?;
+        process.wait(async || super::is_ready(&Place::Here, addresses.admin).await).await?;
         self.process = Some(process);
         Ok(addresses)
     }

@@ -1,13 +1,14 @@
-//! Worlds of real processes on loopback: a folder of manifests, mesh-control, a sidecar and an application
-//! for each pod. Worlds run side by side. A scenario sees a world through the methods here, which say
-//! nothing of forward-proxy ports, so that the same scenario can run where traffic is captured.
+//! Worlds of real processes: a folder of manifests, mesh-control, a sidecar and an application for each pod.
+//! Worlds run side by side. A scenario sees a world through the methods here, which say nothing of
+//! forward-proxy ports, so that the same scenario runs on loopback and where traffic is captured.
 
 mod control;
 mod folder;
+mod network;
 mod pod;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,28 +17,34 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use crate::binaries::binaries;
-use crate::client::HttpClient;
-use crate::manifest;
+use crate::client::{Dialer, HttpClient, Names};
 use crate::metrics::Metrics;
-use crate::subnet::Subnet;
-use crate::topology::{NAMESPACE, ServiceSpec, Topology};
+use crate::place::Place;
+use crate::server::Server;
+use crate::topology::{App, NAMESPACE, ServiceAddress, Topology};
 use crate::wait;
 
 pub use control::ControlAddresses;
+pub use network::Way;
 pub use pod::{Pod, Sidecar, SidecarAddresses};
 
 use control::Control;
 use folder::Folder;
+use network::Network;
+use pod::Common;
+
+/// The name in DNS of servers outside of the mesh.
+pub const OUTSIDE: &str = "localhost";
 
 /// A running world. Everything ends when it is dropped.
 #[derive(Debug)]
 pub struct World {
     pods: BTreeMap<String, Pod>,
-    services: Vec<ServiceSpec>,
+    topology: Topology,
     control: Mutex<Control>,
     addresses: ControlAddresses,
     folder: Folder,
-    subnet: Subnet,
+    network: Network,
 }
 
 impl World {
@@ -45,22 +52,29 @@ impl World {
     ///
     /// # Errors
     /// When something does not start; with the end of its log.
-    pub async fn start(topology: &Topology) -> Result<Self> {
+    pub async fn start(topology: &Topology, way: Way) -> Result<Self> {
         // cargo may have to build first; that must not stop the runtime.
         tokio::task::spawn_blocking(binaries).await??;
-        let subnet = Subnet::claim(u8::try_from(topology.pods.len())?)?;
+        let network = Network::create(way, topology.families, u8::try_from(topology.pods.len())?)?;
         let folder = Folder::create()?;
-        folder.write_topology(topology, &subnet)?;
+        folder.write_topology(topology, &network)?;
+        if topology.intermediate {
+            folder.make_issuer()?;
+        }
         let mut control = Control::new(&folder, topology.leaf_lifetime.as_deref());
-        let addresses = control.start(None).await?;
+        let anywhere = ControlAddresses { xds: network.control(), admin: (Ipv4Addr::LOCALHOST, 0).into() };
+        let addresses = control.start(anywhere).await?;
+        let names = names(topology, &network);
+        let common =
+            Common { way, folder: &folder, network: &network, control: addresses.xds, names: &names };
         let mut pods = BTreeMap::new();
         for (host, spec) in (1..).zip(&topology.pods) {
-            let pod = Pod::start(spec, &folder, &subnet, host, addresses.xds).await;
+            let pod = Pod::start(spec, &common, host).await;
             let pod = pod.with_context(|| format!("mesh-control said:\n{}", control.log_tail()))?;
             pods.insert(spec.name.clone(), pod);
         }
-        let services = topology.services.clone();
-        Ok(Self { pods, services, control: Mutex::new(control), addresses, folder, subnet })
+        let topology = topology.clone();
+        Ok(Self { pods, topology, control: Mutex::new(control), addresses, folder, network })
     }
 
     /// A pod.
@@ -74,9 +88,23 @@ impl World {
     /// An HTTP client in the pod `name`.
     ///
     /// # Errors
-    /// When there is no such pod, or it has no sidecar.
+    /// When there is no such pod.
     pub fn client(&self, name: &str) -> Result<HttpClient> {
-        Ok(HttpClient::new(self.pod(name)?.sidecar()?.addresses.outbound))
+        Ok(HttpClient::with(self.pod(name)?.dialer()))
+    }
+
+    /// An application outside of the mesh, on every address of this machine. Every pod finds it at the port of its
+    /// address, under the name [`OUTSIDE`].
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn outside(&self, app: App) -> Result<Server> {
+        Server::start(app, SocketAddr::from(([0, 0, 0, 0], 0)), "outside", "").await
+    }
+
+    /// A random address that is outside of the mesh, and reaches [`World::outside`].
+    pub fn outside_address(&self) -> Ipv4Addr {
+        self.network.outside()
     }
 
     /// Replaces a file in the folder of manifests, at once and whole.
@@ -100,27 +128,44 @@ impl World {
     /// # Errors
     /// When there is no such service or pod.
     pub fn set_endpoints(&self, service: &str, pods: &[&str]) -> Result<()> {
-        let spec = self.services.iter().find(|s| s.name == service).context("no such service")?;
-        let mut endpoints = Vec::new();
-        for name in pods {
-            endpoints.push((*name, self.pod(name)?.ip()));
+        let spec = self.topology.services.iter().find(|s| s.name == service).context("no such service")?;
+        let mut selected = Vec::new();
+        for pod in self.topology.pods.iter().filter(|pod| spec.selects(pod)) {
+            selected.push((pod, self.pod(&pod.name)?.ips().to_vec()));
         }
-        let text = manifest::endpoint_slice(&folder::service(spec, 0), self.subnet.port(), &endpoints);
-        self.edit(&format!("slice-{service}.yaml"), &text)
+        let known = |name: &&&str| selected.iter().any(|(pod, _)| pod.name == ***name);
+        ensure!(pods.iter().filter(known).count() == pods.len(), "{service} does not select all of {pods:?}");
+        self.folder.write_slices(spec, &selected, &|name| pods.contains(&name), self.network.port())
     }
 
-    /// The virtual address of a service.
+    /// The main virtual address of a service.
     ///
     /// # Errors
     /// When there is no such service.
-    pub fn service_ip(&self, service: &str) -> Result<Ipv4Addr> {
-        let at = self.services.iter().position(|s| s.name == service).context("no such service")?;
-        Ok(folder::cluster_ip(at))
+    pub fn service_ip(&self, service: &str) -> Result<IpAddr> {
+        self.service_ips(service)?.first().copied().context("the service has no address")
+    }
+
+    /// The virtual addresses of a service, one of each family.
+    ///
+    /// # Errors
+    /// When there is no such service.
+    pub fn service_ips(&self, service: &str) -> Result<Vec<IpAddr>> {
+        let at = self.topology.services.iter().position(|s| s.name == service).context("no such service")?;
+        Ok(folder::cluster_ips(self.topology.families, at))
     }
 
     /// The port at which every pod is reached.
     pub fn port(&self) -> u16 {
-        self.subnet.port()
+        self.network.port()
+    }
+
+    /// The mesh's root, PEM.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn root_pem(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.folder.trust_bundle())?)
     }
 
     /// Where mesh-control serves.
@@ -156,7 +201,7 @@ impl World {
     /// # Errors
     /// When it does not start.
     pub async fn restart_control(&self) -> Result<()> {
-        self.control.lock().await.start(Some(self.addresses)).await.map(drop)
+        self.control.lock().await.start(self.addresses).await.map(drop)
     }
 
     /// All that mesh-control logged.
@@ -169,7 +214,7 @@ impl World {
     /// # Errors
     /// When it does not answer.
     pub async fn control_page(&self, path: &str) -> Result<Value> {
-        page(self.addresses.admin, path).await
+        page(&Place::Here, self.addresses.admin, path).await
     }
 
     /// The metrics of mesh-control.
@@ -177,7 +222,7 @@ impl World {
     /// # Errors
     /// When it does not answer.
     pub async fn control_metrics(&self) -> Result<Metrics> {
-        metrics(self.addresses.admin).await
+        metrics(&Place::Here, self.addresses.admin).await
     }
 
     /// Runs meshctl, and returns what it wrote to standard output.
@@ -235,22 +280,52 @@ impl World {
     }
 }
 
+/// What DNS would answer in these pods, in all the forms that people write.
+fn names(topology: &Topology, network: &Network) -> Names {
+    let outside = IpAddr::V4(network.outside());
+    let mut names = BTreeMap::from([(OUTSIDE.to_owned(), outside)]);
+    for (at, service) in topology.services.iter().enumerate() {
+        let mut add = |name: &str, ip: IpAddr| {
+            for domain in ["", ".svc", ".svc.cluster.local"] {
+                names.insert(format!("{name}.{}{domain}", service.namespace), ip);
+            }
+            names.insert(name.to_owned(), ip);
+        };
+        let virtual_ips = folder::cluster_ips(topology.families, at);
+        match &service.address {
+            ServiceAddress::Virtual => virtual_ips.iter().take(1).for_each(|&ip| add(&service.name, ip)),
+            ServiceAddress::ExternalName(_) => add(&service.name, outside),
+            // Each pod has a name of its own; the service's leads to any of them.
+            ServiceAddress::Headless => {
+                for (host, pod) in (1..).zip(&topology.pods).filter(|(_, pod)| service.selects(pod)) {
+                    if let Some(&ip) = network.addresses(host).first() {
+                        add(&format!("{}.{}", pod.name, service.name), ip);
+                        add(&service.name, ip);
+                    }
+                }
+            }
+        }
+    }
+    names.into()
+}
+
 /// The text of an admin page.
-pub(crate) async fn text(admin: SocketAddr, path: &str) -> Result<String> {
-    let reply = HttpClient::new(admin).get(&format!("http://{admin}{path}")).await?;
+pub(crate) async fn text(place: &Place, admin: SocketAddr, path: &str) -> Result<String> {
+    let client = HttpClient::with(Dialer::Straight(place.clone(), Names::default()));
+    let reply = client.get(&format!("http://{admin}{path}")).await?;
     ensure!(reply.status == 200, "{path}: {reply}");
     Ok(String::from_utf8(reply.body.to_vec())?)
 }
 
-pub(crate) async fn page(admin: SocketAddr, path: &str) -> Result<Value> {
-    let text = text(admin, path).await?;
+pub(crate) async fn page(place: &Place, admin: SocketAddr, path: &str) -> Result<Value> {
+    let text = text(place, admin, path).await?;
     serde_json::from_str(&text).with_context(|| format!("{path} is not JSON: {text}"))
 }
 
-pub(crate) async fn metrics(admin: SocketAddr) -> Result<Metrics> {
-    Metrics::parse(&text(admin, "/metrics").await?)
+pub(crate) async fn metrics(place: &Place, admin: SocketAddr) -> Result<Metrics> {
+    Metrics::parse(&text(place, admin, "/metrics").await?)
 }
 
-pub(crate) async fn is_ready(admin: SocketAddr) -> Option<()> {
-    text(admin, "/readyz").await.ok().map(drop)
+pub(crate) async fn is_ready(place: &Place, admin: SocketAddr) -> Option<()> {
+    text(place, admin, "/readyz").await.ok().map(drop)
 }

@@ -1,32 +1,39 @@
 //! A pod of a world: its application, its sidecar, and the wire before it.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 
 use super::folder::Folder;
+use super::network::{Network, Way};
 use crate::binaries::binaries;
-use crate::client;
+use crate::client::{Dialer, Names};
 use crate::metrics::Metrics;
-use crate::process::Process;
+use crate::place::Place;
+use crate::process::{PROXY_UID, Process, Start};
 use crate::relay::Relay;
 use crate::server::Server;
-use crate::subnet::Subnet;
-use crate::topology::{NAMESPACE, PodSpec};
+use crate::topology::PodSpec;
+use crate::wire::{Packets, Wire};
 
 /// A pod.
 #[derive(Debug)]
 pub struct Pod {
+    place: Place,
+    names: Names,
     address: SocketAddr,
-    ip: Ipv4Addr,
-    server: Option<Server>,
-    relay: Option<Relay>,
+    ips: Vec<IpAddr>,
+    /// By port; the main one is the one of `address`.
+    servers: BTreeMap<u16, Server>,
+    wire: Option<Wire>,
     sidecar: Option<Sidecar>,
 }
 
@@ -37,7 +44,13 @@ pub struct Sidecar {
     pub addresses: SidecarAddresses,
     /// From the start of the process until it was ready.
     pub ready: Duration,
+    place: Place,
     process: Mutex<Process>,
+    /// How it is started, but for the addresses that it may choose itself.
+    start: Start,
+    folder: PathBuf,
+    /// The address that its application reaches it at, unless traffic is captured.
+    beside: Option<IpAddr>,
 }
 
 /// Where a sidecar serves.
@@ -45,46 +58,55 @@ pub struct Sidecar {
 pub struct SidecarAddresses {
     /// Admin pages.
     pub admin: SocketAddr,
-    /// The forward-proxy port.
-    pub outbound: SocketAddr,
+    /// The forward-proxy port; none where traffic is captured.
+    pub outbound: Option<SocketAddr>,
 }
 
-/// What a sidecar is told at its start.
+/// What all pods of a world have in common.
 #[derive(Debug)]
-struct Start<'a> {
-    spec: &'a PodSpec,
-    ip: Ipv4Addr,
-    control: SocketAddr,
-    /// Where it listens, and where its application does.
-    inbound: Option<(SocketAddr, SocketAddr)>,
+pub(super) struct Common<'a> {
+    pub(super) way: Way,
+    pub(super) folder: &'a Folder,
+    pub(super) network: &'a Network,
+    pub(super) control: SocketAddr,
+    pub(super) names: &'a Names,
 }
 
 impl Pod {
-    pub(super) async fn start(
-        spec: &PodSpec,
-        folder: &Folder,
-        subnet: &Subnet,
-        host: u8,
-        control: SocketAddr,
-    ) -> Result<Self> {
-        let ip = subnet.address(host);
-        let address = SocketAddr::from((ip, subnet.port()));
-        let app_address = if spec.sidecar { SocketAddr::from(([127, 0, 0, 1], 0)) } else { address };
-        let server = match spec.serves {
-            Some(app) => Some(Server::start(app, app_address, &spec.name, &spec.version).await?),
-            None => None,
+    pub(super) async fn start(spec: &PodSpec, common: &Common<'_>, host: u8) -> Result<Self> {
+        let (ips, port) = (common.network.addresses(host), common.network.port());
+        let ip = *ips.first().context("the pod has no address")?;
+        let (place, address) = (common.network.place(host)?, SocketAddr::from((ip, port + spec.at)));
+        let mut servers = BTreeMap::new();
+        let serves = spec.serves.map(|app| (spec.at, app)).into_iter().chain(spec.also.iter().copied());
+        for (distance, app) in serves {
+            let own = SocketAddr::from((ip, port + distance));
+            // Where traffic is captured the application knows of no proxy, and listens where it always does.
+            let beside = spec.sidecar && common.way == Way::Loopback;
+            let listen = match (beside, ips.len()) {
+                (true, _) => SocketAddr::from(([127, 0, 0, 1], 0)),
+                (false, 1) => own,
+                (false, _) => SocketAddr::from(([0; 16], own.port())),
+            };
+            let server = Server::start_in(&place, app, listen, &spec.name, &spec.version).await?;
+            servers.insert(own.port(), server);
+        }
+        let mut inbound: Vec<_> =
+            servers.iter().map(|(port, server)| (SocketAddr::from((ip, *port)), server.address())).collect();
+        let wire = match (spec.relayed, common.way) {
+            (false, _) => None,
+            (true, Way::Namespaces) => Some(Wire::Packets(Packets::of(ip)?)),
+            (true, Way::Loopback) => {
+                let behind = SocketAddr::from((ip, address.port() + 1));
+                inbound = vec![(behind, servers[&address.port()].address())];
+                Some(Wire::Relay(Relay::start(address, behind).await?))
+            }
         };
-        let mut listen = address;
-        let relay = if spec.relayed {
-            listen.set_port(subnet.port() + 1);
-            Some(Relay::start(address, listen).await?)
-        } else {
-            None
+        let sidecar = match spec.sidecar {
+            true => Some(Sidecar::start(spec, common, host, &inbound).await?),
+            false => None,
         };
-        let inbound = server.as_ref().map(|server| (listen, server.address()));
-        let start = Start { spec, ip, control, inbound };
-        let sidecar = if spec.sidecar { Some(Sidecar::start(&start, folder).await?) } else { None };
-        Ok(Self { address, ip, server, relay, sidecar })
+        Ok(Self { place, names: common.names.clone(), address, ips, servers, wire, sidecar })
     }
 
     /// Its sidecar.
@@ -100,15 +122,23 @@ impl Pod {
     /// # Errors
     /// When it has none.
     pub fn server(&self) -> Result<&Server> {
-        self.server.as_ref().context("this pod has no application")
+        self.server_at(self.address.port())
+    }
+
+    /// Its application at this port.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn server_at(&self, port: u16) -> Result<&Server> {
+        self.servers.get(&port).context("this pod has no application")
     }
 
     /// The wire before its sidecar.
     ///
     /// # Errors
     /// When it is not looked at.
-    pub fn relay(&self) -> Result<&Relay> {
-        self.relay.as_ref().context("this pod has no relay")
+    pub fn wire(&self) -> Result<&Wire> {
+        self.wire.as_ref().context("nobody looks at the wire of this pod")
     }
 
     /// Its address and the port it serves.
@@ -116,9 +146,27 @@ impl Pod {
         self.address
     }
 
-    /// Its address.
-    pub fn ip(&self) -> Ipv4Addr {
-        self.ip
+    /// Its main address.
+    pub fn ip(&self) -> IpAddr {
+        self.address.ip()
+    }
+
+    /// Its addresses, one of each family.
+    pub fn ips(&self) -> &[IpAddr] {
+        &self.ips
+    }
+
+    /// Where its sockets are opened.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The way out of the pod, as its application has it.
+    pub fn dialer(&self) -> Dialer {
+        match self.sidecar.as_ref().and_then(|sidecar| sidecar.addresses.outbound) {
+            Some(proxy) => Dialer::Forward(proxy),
+            None => Dialer::Straight(self.place.clone(), self.names.clone()),
+        }
     }
 
     /// Opens a TCP connection from inside the pod.
@@ -126,46 +174,92 @@ impl Pod {
     /// # Errors
     /// When its sidecar refuses.
     pub async fn dial(&self, host: &str, port: u16) -> Result<TcpStream> {
-        client::socks5(self.sidecar()?.addresses.outbound, host, port).await
+        self.dialer().dial(host, port).await
+    }
+
+    /// Listens where the pod is reached, in the place of an application.
+    ///
+    /// # Errors
+    /// When an application does.
+    pub async fn listen(&self) -> Result<TcpListener> {
+        self.place.listen(self.address).await
     }
 }
 
 impl Sidecar {
-    async fn start(start: &Start<'_>, folder: &Folder) -> Result<Self> {
-        let name = &start.spec.name;
-        let token = token(start.spec, folder).await?;
-        let token_file = folder.run(&format!("{name}.token"));
-        std::fs::write(&token_file, token)?;
-        let file = folder.run(&format!("{name}.json"));
+    async fn start(
+        spec: &PodSpec,
+        common: &Common<'_>,
+        host: u8,
+        inbound: &[(SocketAddr, SocketAddr)],
+    ) -> Result<Self> {
+        let (name, ips, place) = (&spec.name, common.network.addresses(host), common.network.place(host)?);
+        let ip = *ips.first().context("the pod has no address")?;
+        let folder = common.folder.pod(name)?;
+        std::fs::write(folder.join("token"), token(spec, common.folder).await?)?;
+        std::fs::copy(common.folder.trust_bundle(), folder.join("root-cert.pem"))?;
         let mut arguments: Vec<OsString> = vec!["run".into()];
         for (flag, value) in [
-            ("--control", OsString::from(start.control.to_string())),
-            ("--trust-bundle", folder.state().join("root-cert.pem").into()),
-            ("--token-file", token_file.into()),
-            ("--namespace", NAMESPACE.into()),
+            ("--control", OsString::from(common.control.to_string())),
+            ("--trust-bundle", folder.join("root-cert.pem").into()),
+            ("--token-file", folder.join("token").into()),
+            ("--namespace", (&spec.namespace).into()),
             ("--pod", name.into()),
-            ("--service-account", (&start.spec.service_account).into()),
-            ("--pod-ip", start.ip.to_string().into()),
-            ("--outbound", format!("{}:0", start.ip).into()),
-            ("--admin", "127.0.0.1:0".into()),
-            ("--address-file", file.clone().into()),
+            ("--service-account", (&spec.service_account).into()),
+            ("--pod-ip", ip.to_string().into()),
+            ("--address-file", folder.join("addresses.json").into()),
+            ("--state-dir", folder.join("state").into()),
         ] {
             arguments.extend([flag.into(), value]);
         }
-        if let Some((listen, app)) = start.inbound {
-            arguments.extend(["--inbound".into(), format!("{listen}={app}").into()]);
-        }
-        arguments.extend(start.spec.arguments.iter().map(OsString::from));
-        let log = folder.run(&format!("{name}.log"));
-        let what = format!("the sidecar of {name}");
-        let mut process = Process::start(&what, &binaries()?.proxy, arguments, log)?;
-        let (addresses, _) = process
-            .wait(async || {
-                serde_json::from_str::<SidecarAddresses>(&std::fs::read_to_string(&file).ok()?).ok()
-            })
-            .await?;
-        let ((), ready) = process.wait(async || super::is_ready(addresses.admin).await).await?;
-        Ok(Self { addresses, ready, process: Mutex::new(process) })
+        let mut start = Start::new(&format!("the sidecar of {name}"), &binaries()?.proxy);
+        let beside = match common.way {
+            Way::Loopback => {
+                for (listen, app) in inbound {
+                    arguments.extend(["--inbound".into(), format!("{listen}={app}").into()]);
+                }
+                Some(ip)
+            }
+            Way::Namespaces => {
+                redirect(&place, &spec.redirect).await?;
+                arguments.push("--capture".into());
+                start = start.place(&place).user(PROXY_UID);
+                None
+            }
+        };
+        arguments.extend(spec.arguments.iter().map(OsString::from));
+        let start = start.arguments(arguments).log(folder.join("log"));
+        let (process, addresses, ready) = run(&start, &place, &folder, beside, None).await?;
+        Ok(Self { addresses, ready, place, process: Mutex::new(process), start, folder, beside })
+    }
+
+    /// Starts it again after its end, where it was. Returns the time from the start until it was ready.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn restart(&self) -> Result<Duration> {
+        let mut process = self.process.lock().await;
+        let again = run(&self.start, &self.place, &self.folder, self.beside, Some(self.addresses)).await?;
+        *process = again.0;
+        Ok(again.2)
+    }
+
+    /// The folder with what it keeps for the next start.
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// Whether it is ready now.
+    pub async fn is_ready(&self) -> bool {
+        super::is_ready(&self.place, self.addresses.admin).await.is_some()
+    }
+
+    /// Sends SIGKILL.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub async fn kill(&self) -> Result<()> {
+        self.process.lock().await.kill().await
     }
 
     /// Its metrics.
@@ -173,7 +267,7 @@ impl Sidecar {
     /// # Errors
     /// When it does not answer.
     pub async fn metrics(&self) -> Result<Metrics> {
-        super::metrics(self.addresses.admin).await
+        super::metrics(&self.place, self.addresses.admin).await
     }
 
     /// An admin page, as JSON.
@@ -181,7 +275,7 @@ impl Sidecar {
     /// # Errors
     /// When it does not answer.
     pub async fn page(&self, path: &str) -> Result<Value> {
-        super::page(self.addresses.admin, path).await
+        super::page(&self.place, self.addresses.admin, path).await
     }
 
     /// Sends SIGTERM.
@@ -214,13 +308,55 @@ impl Sidecar {
     }
 }
 
+/// Starts a sidecar, on free ports or where it was, and waits until it is ready.
+async fn run(
+    start: &Start,
+    place: &Place,
+    folder: &Path,
+    beside: Option<IpAddr>,
+    at: Option<SidecarAddresses>,
+) -> Result<(Process, SidecarAddresses, Duration)> {
+    let file = folder.join("addresses.json");
+    if file.exists() {
+        std::fs::remove_file(&file)?;
+    }
+    let mut start = start.clone();
+    if let Some(ip) = beside {
+        let any = SidecarAddresses { admin: ([127, 0, 0, 1], 0).into(), outbound: Some((ip, 0).into()) };
+        let SidecarAddresses { admin, outbound } = at.unwrap_or(any);
+        start = start.argument(format!("--admin={admin}"));
+        if let Some(outbound) = outbound {
+            start = start.argument(format!("--outbound={outbound}"));
+        }
+    }
+    let mut process = start.spawn().await?;
+    let (addresses, _) = process
+        .wait(async || serde_json::from_str::<SidecarAddresses>(&std::fs::read_to_string(&file).ok()?).ok())
+        .await?;
+    let ((), ready) = process.wait(async || super::is_ready(place, addresses.admin).await).await?;
+    Ok((process, addresses, ready))
+}
+
 async fn token(spec: &PodSpec, folder: &Folder) -> Result<String> {
     let output = tokio::process::Command::new(&binaries()?.meshctl)
-        .args(["token", "--namespace", NAMESPACE, "--pod", &spec.name])
+        .args(["token", "--namespace", &spec.namespace, "--pod", &spec.name])
         .args(["--service-account", &spec.service_account, "--state-dir"])
         .arg(folder.state())
         .output()
         .await?;
     anyhow::ensure!(output.status.success(), "no token: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// Writes the rules of capture, and proves that they work.
+async fn redirect(place: &Place, arguments: &[String]) -> Result<()> {
+    let program = binaries()?.proxy.clone();
+    let arguments = arguments.to_vec();
+    let output = place
+        .run(move || {
+            std::process::Command::new(program).args(["redirect", "--verify"]).args(arguments).output()
+        })
+        .await??;
+    anyhow::ensure!(output.status.success(), "not captured: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }

@@ -6,8 +6,8 @@ use mesh_common::spiffe::SpiffeId;
 use mesh_common::trust::{PrivateKey, certificate_facts, identity_of, pem_of};
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequest, DistinguishedName, DnType, IsCa, KeyPair,
-    KeyUsagePurpose, SanType, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CertificateSigningRequest, CustomExtension, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType, SignatureAlgorithm,
 };
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -133,20 +133,18 @@ fn keys_of_these_kinds_are_signed() {
     }
 }
 
-/// Every request of this table is refused, each for its reason.
-#[test]
-fn what_is_never_signed() {
-    let good = request(|_| {});
-    let der = signing_request(&KeyPair::generate().unwrap(), |_| {}).der().to_vec();
-    let changed = |at: usize| {
-        let mut der = der.clone();
-        der[at] ^= 1;
-        pem_of("CERTIFICATE REQUEST", &der)
-    };
+/// What is sent, the request, and a part of the reason why it is refused.
+type Row = (&'static str, String, &'static str);
+
+fn good_der() -> Vec<u8> {
+    signing_request(&KeyPair::generate().unwrap(), |_| {}).der().to_vec()
+}
+
+fn requests_that_are_none() -> Vec<Row> {
+    let (good, der) = (request(|_| {}), good_der());
     let (_folder, authority) = authority();
     let certificate = pem_of("CERTIFICATE", &sign(&authority, &good, 60)[0]);
-    let san = |name: &str| with_names(vec![SanType::URI(ia5(name))]);
-    let rows: Vec<(&str, String, &str)> = vec![
+    vec![
         ("nothing", String::new(), "no PEM block"),
         ("no PEM", "hello".into(), "no PEM block"),
         ("empty block", pem_of("CERTIFICATE REQUEST", &[]), "PKCS#10"),
@@ -159,6 +157,38 @@ fn what_is_never_signed() {
         ("cut short", pem_of("CERTIFICATE REQUEST", &der[..der.len() - 4]), "PKCS#10"),
         ("not closed", good.replace("-----END", "-----BEGIN"), "PKCS#10"),
         ("too large", format!("{good}{}", " ".repeat(20_000)), "larger than"),
+        ("a public key", pem_of("PUBLIC KEY", &der), "is a \"PUBLIC KEY\""),
+        ("no label", pem_of("", &der), "is a \"\""),
+        ("a lower-case label", pem_of("certificate request", &der), "is a \"certificate request\""),
+        (
+            "a request and a key",
+            format!("{good}{}", KeyPair::generate().unwrap().serialize_pem()),
+            "more than one",
+        ),
+        (
+            "not base64",
+            "-----BEGIN CERTIFICATE REQUEST-----\n!!!!\n-----END CERTIFICATE REQUEST-----\n".into(),
+            "",
+        ),
+        ("DER without PEM", String::from_utf8_lossy(&der).into_owned(), ""),
+        ("zero bytes", "\0".repeat(100), "no PEM block"),
+        ("a million letters", "A".repeat(1_000_000), "larger than"),
+        (
+            "a request in a request",
+            pem_of("CERTIFICATE REQUEST", &pem_of("CERTIFICATE REQUEST", &der).into_bytes()),
+            "PKCS#10",
+        ),
+    ]
+}
+
+fn requests_of_keys_and_authorities() -> Vec<Row> {
+    let der = good_der();
+    let changed = |at: usize| {
+        let mut der = der.clone();
+        der[at] ^= 1;
+        pem_of("CERTIFICATE REQUEST", &der)
+    };
+    vec![
         ("changed signature", changed(der.len() - 1), "own key"),
         ("P-521", request_of(&rcgen::PKCS_ECDSA_P521_SHA512, |_| {}), "EC key of"),
         (
@@ -172,6 +202,27 @@ fn what_is_never_signed() {
             "authority",
         ),
         ("may sign", request(|params| params.key_usages = vec![KeyUsagePurpose::KeyCertSign]), "authority"),
+        ("RSA 1024", include_str!("csr/rsa1024.pem").to_owned(), "RSA key of 1024 bits"),
+        ("secp256k1", include_str!("csr/secp256k1.pem").to_owned(), ""),
+        ("P-224", include_str!("csr/p224.pem").to_owned(), "EC key of"),
+        ("Ed448", include_str!("csr/ed448.pem").to_owned(), "keys of this algorithm"),
+        ("DSA", include_str!("csr/dsa.pem").to_owned(), "keys of this algorithm"),
+        ("RSA-PSS", include_str!("csr/pss.pem").to_owned(), ""),
+        ("signed over SHA-1", include_str!("csr/sha1.pem").to_owned(), "not over SHA-256"),
+        (
+            "an issuer of lists",
+            request(|params| {
+                params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign]
+            }),
+            "authority",
+        ),
+        ("changed key", changed(60), ""),
+    ]
+}
+
+fn requests_for_names() -> Vec<Row> {
+    let san = |name: &str| with_names(vec![SanType::URI(ia5(name))]);
+    vec![
         (
             "another account",
             san("spiffe://cluster.local/ns/shop/sa/db"),
@@ -196,11 +247,93 @@ fn what_is_never_signed() {
         ),
         ("an address", with_names(vec![SanType::IpAddress("10.0.0.1".parse().unwrap())]), "the caller is"),
         ("a mail address", with_names(vec![SanType::Rfc822Name(ia5("a@b.c"))]), "the caller is"),
-    ];
-    assert!(rows.len() >= 25);
+        ("the control plane", san("spiffe://cluster.local/ns/mesh-system/sa/mesh-control"), "the caller is"),
+        ("a web page", san("https://cluster.local/ns/shop/sa/web"), "the caller is"),
+        ("no name", san(""), "the caller is"),
+        ("a query", san("spiffe://cluster.local/ns/shop/sa/web?x"), "the caller is"),
+        ("a fragment", san("spiffe://cluster.local/ns/shop/sa/web#x"), "the caller is"),
+        ("a port", san("spiffe://cluster.local:443/ns/shop/sa/web"), "the caller is"),
+        ("a user", san("spiffe://web@cluster.local/ns/shop/sa/web"), "the caller is"),
+        ("an escape", san("spiffe://cluster.local/ns/shop/sa/%77eb"), "the caller is"),
+        ("a longer name", san("spiffe://cluster.local/ns/shop/sa/web2"), "the caller is"),
+        ("a shorter name", san("spiffe://cluster.local/ns/shop/sa/we"), "the caller is"),
+        ("a way around", san("spiffe://cluster.local/ns/shop/sa/../sa/web"), "the caller is"),
+        ("two slashes", san("spiffe://cluster.local//ns/shop/sa/web"), "the caller is"),
+        ("a name with a zero byte", san("spiffe://cluster.local/ns/shop/sa/web\0"), "the caller is"),
+        (
+            "mine and a DNS name",
+            with_names(vec![
+                SanType::URI(ia5(me().as_str())),
+                SanType::DnsName(ia5("mesh-control.mesh-system.svc.cluster.local")),
+            ]),
+            "the caller is",
+        ),
+        ("any DNS name", with_names(vec![SanType::DnsName(ia5("*"))]), "the caller is"),
+        ("an IPv6 address", with_names(vec![SanType::IpAddress("::1".parse().unwrap())]), "the caller is"),
+        (
+            "a name of another kind",
+            with_names(vec![SanType::OtherName((vec![1, 3, 6, 1], "web".into()))]),
+            "the caller is",
+        ),
+    ]
+}
+
+/// Every request of these tables is refused, each for its reason.
+#[test]
+fn what_is_never_signed() {
+    let rows = [requests_that_are_none(), requests_of_keys_and_authorities(), requests_for_names()].concat();
+    assert!(rows.len() >= 60, "{}", rows.len());
     for (what, csr, reason) in rows {
         let error = check(&csr, &me()).expect_err(what).to_string();
         assert!(error.contains(reason), "{what}: {error}");
+    }
+}
+
+/// What a request may ask for without getting it: the certificate is the same as without.
+#[test]
+fn what_is_passed_over() {
+    let (_folder, authority) = authority();
+    let extensions = |csr: &str| -> Vec<(String, bool, Vec<u8>)> {
+        let chain = sign(&authority, csr, 60);
+        let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
+        assert_eq!(leaf.subject().iter().count(), 0);
+        assert_eq!(identity_of(&chain[0]).unwrap(), me());
+        let of_key = ["2.5.29.14", "2.5.29.35"];
+        let own = leaf.extensions().iter().map(|e| (e.oid.to_id_string(), e.critical, e.value.to_vec()));
+        own.filter(|(oid, ..)| !of_key.contains(&oid.as_str())).collect()
+    };
+    let plain = extensions(&request(|_| {}));
+    assert_eq!(plain.iter().filter(|(oid, ..)| oid == "2.5.29.17").count(), 1, "one list of names");
+    for (what, csr) in [
+        ("a subject", request(|params| params.distinguished_name.push(DnType::CommonName, "admin"))),
+        (
+            "another organization",
+            request(|params| params.distinguished_name.push(DnType::OrganizationName, "system:masters")),
+        ),
+        ("encipherment", request(|params| params.key_usages = vec![KeyUsagePurpose::KeyEncipherment])),
+        (
+            "signing code",
+            request(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning]),
+        ),
+        ("any purpose", request(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Any])),
+        ("not an authority", request(|params| params.is_ca = IsCa::ExplicitNoCa)),
+        (
+            "an unknown extension",
+            request(|params| {
+                let mut unknown =
+                    CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
+                unknown.set_criticality(true);
+                params.custom_extensions = vec![unknown];
+            }),
+        ),
+        ("my own name", with_names(vec![SanType::URI(ia5(me().as_str()))])),
+        (
+            "my own name twice",
+            with_names(vec![SanType::URI(ia5(me().as_str())), SanType::URI(ia5(me().as_str()))]),
+        ),
+        ("words around it", format!("hello\n{}bye\n", request(|_| {}))),
+    ] {
+        assert_eq!(extensions(&csr), plain, "{what}");
     }
 }
 

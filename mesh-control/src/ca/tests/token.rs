@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -9,7 +10,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 
-use super::super::caller::{Authenticator, Caller, CallerError};
+use super::super::caller::{Authenticator, Caller, CallerError, PeerCertificate};
 use super::super::token::{Pods, TokenVerifier};
 use crate::model::WorkloadKey;
 use crate::model::workload::Workload;
@@ -112,10 +113,24 @@ fn tokens_that_prove_nothing() {
         ("earlier pod", pod_of("web-1", "uid-0"), "earlier pod"),
         ("no uid", pod_of("web-1", ""), "earlier pod"),
         ("another pod's", pod_of("db-1", ""), "the pod runs as \"db\""),
+        ("another node", with("/kubernetes.io/node", json!({ "name": "n2" })), "on the node \"n2\""),
+        ("no node's name", with("/kubernetes.io/node", json!({ "uid": "x" })), "cannot be read"),
+        ("an end that is no time", with("/exp", json!(u64::MAX)), "not a time"),
+        ("an end before 1970", with("/exp", json!(-1)), "cannot be read"),
+        ("an end in words", with("/exp", json!("tomorrow")), "cannot be read"),
+        ("begins after all time", with("/nbf", json!(u64::MAX)), "not valid yet"),
+        ("a pod in words", with("/kubernetes.io/pod", json!("web-1")), "cannot be read"),
+        ("several pods", with("/kubernetes.io/pod", json!([{ "name": "web-1" }])), "cannot be read"),
+        ("no service account", with("/kubernetes.io/serviceaccount", Value::Null), "cannot be read"),
+        ("no namespace", with("/kubernetes.io/namespace", Value::Null), "cannot be read"),
+        ("empty namespace", with("/kubernetes.io/namespace", json!("")), "subject"),
+        ("an audience like ours", with("/aud", json!("mesh-ca.evil")), "audience"),
+        ("an issuer like ours", with("/iss", json!("mesh/")), "issuer"),
     ];
     let mut elsewhere = with("/sub", json!("system:serviceaccount:prod:web"));
     elsewhere["kubernetes.io"]["namespace"] = json!("prod");
     bad.push(("another namespace", elsewhere, "does not run"));
+    assert!(bad.len() >= 33);
     for (what, claims, reason) in bad {
         let error = verifier.verify(&mint(&signer, &es256, &claims), &pods()).expect_err(what).to_string();
         assert!(error.contains(reason), "{what}: {error}");
@@ -146,6 +161,20 @@ fn tokens_that_prove_nothing() {
 }
 
 #[test]
+fn a_token_is_worth_nothing_once_its_pod_is_gone() {
+    let signer = KeyPair::generate().unwrap();
+    let verifier = TokenVerifier::new(&signer);
+    let token = mint(&signer, &Header::new(Algorithm::ES256), &claims());
+    let mut pods = pods();
+    verifier.verify(&token, &pods).unwrap();
+    let (workload, _) = pods.0.remove("web-1").unwrap();
+    assert!(verifier.verify(&token, &pods).unwrap_err().to_string().contains("does not run"));
+    // A new pod of the same name, account and address is another pod.
+    pods.0.insert("web-1".to_owned(), (workload, Some("uid-2".to_owned())));
+    assert!(verifier.verify(&token, &pods).unwrap_err().to_string().contains("earlier pod"));
+}
+
+#[test]
 fn who_is_asking() {
     let signer = KeyPair::generate().unwrap();
     let authenticator = Authenticator::new(TokenVerifier::new(&signer), Arc::new(pods()));
@@ -157,7 +186,10 @@ fn who_is_asking() {
         }
         headers
     };
-    let certificate = Some("spiffe://cluster.local/ns/shop/sa/db".parse().unwrap());
+    let certificate = Some(PeerCertificate {
+        identity: "spiffe://cluster.local/ns/shop/sa/db".parse().unwrap(),
+        not_after: SystemTime::now(),
+    });
 
     let by_token = authenticator.stream(&headers(&[&good]), None).unwrap();
     assert!(by_token.is(&pod("web-1", "web", "10.0.0.1")) && !by_token.is(&pod("web-2", "web", "10.0.0.9")));

@@ -20,6 +20,8 @@ pub(super) fn key(key: &FactKey) -> String {
         FactKey::Ranges => "Ranges".to_owned(),
         FactKey::TrustBundle => "TrustBundle".to_owned(),
         FactKey::Service(service) => format!("Service {}", short(service)),
+        FactKey::Services => "Services".to_owned(),
+        FactKey::Identities(service, port) => format!("Identities {}:{port}", short(service)),
         FactKey::Endpoints(service, port) => format!("Endpoints {}:{port}", short(service)),
         FactKey::Routes(service, port) => format!("Routes {}:{port}", short(service)),
         FactKey::Workload(workload) => format!("Workload {}", workload.name),
@@ -159,6 +161,7 @@ fn destination_text(destination: &Destination) -> String {
     match destination {
         Destination::Service(key) => format!("service {}/{}", key.namespace, short(key)),
         Destination::NoSuchPort(key) => format!("no such port of {}/{}", key.namespace, short(key)),
+        Destination::Contested => "contested".to_owned(),
         Destination::Pod(pod) => {
             let service = pod.service.as_ref().map_or("-", |(_, name, _)| name);
             format!("pod {:?} for {service}: {}", pod.protocol, endpoint_text(&pod.endpoint))

@@ -146,12 +146,12 @@ fn a_change_reaches_only_what_it_concerns() {
         (
             "no mutual TLS",
             "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a, namespace: shop}\nspec: {mtls: {mode: DISABLE}}".to_owned(),
-            &["Endpoints web:80", "Inbound web-1", "Destination 127.0.1.1:0", "Destination 127.0.1.1:8080"],
+            &["Identities web:80", "Endpoints web:80", "Inbound web-1", "Destination 127.0.1.1:0", "Destination 127.0.1.1:8080"],
         ),
         (
             "a service in a known range",
             "apiVersion: v1\nkind: Service\nmetadata: {name: b, namespace: shop}\nspec: {clusterIP: 10.96.7.7, ports: [{port: 80}]}".to_owned(),
-            &["Service b", "Endpoints b:80", "Destination 10.96.7.7:0", "Destination 10.96.7.7:80"],
+            &["Service b", "Services", "Identities b:80", "Endpoints b:80", "Destination 10.96.7.7:0", "Destination 10.96.7.7:80"],
         ),
     ];
     for (what, change, expected) in cases {

@@ -25,6 +25,7 @@ enum Other {
     #[default]
     Nobody,
     NoSuchPort(ServiceKey),
+    Contested,
     /// This endpoint, with the port that is asked for.
     Pod(Endpoint),
 }
@@ -41,6 +42,7 @@ impl AddressEntry {
         match &self.other {
             Other::Nobody => None,
             Other::NoSuchPort(service) => Some(Arc::new(Destination::NoSuchPort(service.clone()))),
+            Other::Contested => Some(Arc::new(Destination::Contested)),
             Other::Pod(template) => {
                 Some(pod_destination(Endpoint { port, ..template.clone() }, Protocol::Detect, None))
             }
@@ -72,6 +74,8 @@ impl Mesh {
         let mut entry = AddressEntry { owner: self.only_pod_at(ip), ..AddressEntry::default() };
         if let Some(workload) = entry.owner.clone() {
             self.add_pod(&mut entry, &workload, ip);
+        } else if self.index.pods_at.of(&ip).next().is_some() {
+            entry.other = Other::Contested;
         }
         let mut services: Vec<&Arc<Service>> =
             self.index.services_at.of(&ip).filter_map(|key| self.made.services.get(key)).collect();

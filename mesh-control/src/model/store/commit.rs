@@ -104,6 +104,15 @@ impl Mesh {
                     if present { self.made.blocks.add(ip) } else { self.made.blocks.remove(ip) };
             }
         }
+        if old.is_some() != new.is_some() {
+            let keys = Arc::make_mut(&mut self.made.service_keys);
+            if new.is_some() {
+                keys.insert(key.clone())
+            } else {
+                keys.remove(&key)
+            };
+            self.dirty.changed.insert(FactKey::Services);
+        }
         super::replace(&mut self.made.services, key.clone(), new);
         self.dirty.inbound.extend(self.index.pods_of_service.of(&key).cloned());
         self.dirty.changed.insert(FactKey::Service(key.clone()));

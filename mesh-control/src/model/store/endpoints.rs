@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use mesh_common::spiffe::SpiffeId;
+
 use super::input::SliceEndpoint;
 use super::{Mesh, Name};
 use crate::model::facts::FactKey;
@@ -30,11 +32,28 @@ impl Mesh {
             }
         }
         self.index_ports(key, ports_of_pod);
+        self.make_identities(key, &new);
         let old = self.made.endpoints.get(key).cloned().unwrap_or_default();
         let ports: BTreeSet<u16> = old.keys().chain(new.keys()).copied().collect();
         let changed = ports.into_iter().filter(|port| old.get(port) != new.get(port));
         self.dirty.changed.extend(changed.map(|port| FactKey::Endpoints(key.clone(), port)));
         super::replace(&mut self.made.endpoints, key.clone(), (!new.is_empty()).then_some(new));
+    }
+
+    fn make_identities(&mut self, key: &ServiceKey, endpoints: &BTreeMap<u16, Arc<PortEndpoints>>) {
+        let of_port = |endpoints: &PortEndpoints| {
+            let identity = |endpoint: &Endpoint| match &endpoint.tls {
+                EndpointTls::Mutual(identity) => Some(identity.clone()),
+                EndpointTls::Plaintext | EndpointTls::Refused => None,
+            };
+            Arc::new(endpoints.endpoints.iter().filter_map(identity).collect::<BTreeSet<SpiffeId>>())
+        };
+        let new: BTreeMap<u16, _> = endpoints.iter().map(|(&port, all)| (port, of_port(all))).collect();
+        let old = self.made.identities.get(key).cloned().unwrap_or_default();
+        let ports: BTreeSet<u16> = old.keys().chain(new.keys()).copied().collect();
+        let changed = ports.into_iter().filter(|port| old.get(port) != new.get(port));
+        self.dirty.changed.extend(changed.map(|port| FactKey::Identities(key.clone(), port)));
+        super::replace(&mut self.made.identities, key.clone(), (!new.is_empty()).then_some(new));
     }
 
     fn index_ports(&mut self, key: &ServiceKey, new: BTreeMap<WorkloadKey, BTreeSet<(u16, u16)>>) {

@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use mesh_common::spiffe::SpiffeId;
 
 pub use outcome::{ParentOutcome, PolicyOutcome, RouteOutcome};
 pub use shared::{Changed, Changes, ConfigError, ModelReader, SharedModel};
@@ -74,7 +75,9 @@ struct Index {
 struct Made {
     workloads: BTreeMap<WorkloadKey, Arc<Workload>>,
     services: BTreeMap<ServiceKey, Arc<Service>>,
+    service_keys: Arc<BTreeSet<ServiceKey>>,
     endpoints: BTreeMap<ServiceKey, BTreeMap<u16, Arc<PortEndpoints>>>,
+    identities: BTreeMap<ServiceKey, BTreeMap<u16, Arc<BTreeSet<SpiffeId>>>>,
     routes: BTreeMap<ServiceKey, BTreeMap<u16, Arc<PortRoutes>>>,
     inbound: BTreeMap<WorkloadKey, Arc<Inbound>>,
     addresses: BTreeMap<IpAddr, AddressEntry>,
@@ -268,6 +271,12 @@ impl Facts for Mesh {
     }
     fn service(&self, key: &ServiceKey) -> Option<Arc<Service>> {
         self.made.services.get(key).cloned()
+    }
+    fn services(&self) -> Arc<BTreeSet<ServiceKey>> {
+        self.made.service_keys.clone()
+    }
+    fn identities(&self, key: &ServiceKey, port: u16) -> Option<Arc<BTreeSet<SpiffeId>>> {
+        self.made.identities.get(key)?.get(&port).cloned()
     }
     fn endpoints(&self, key: &ServiceKey, port: u16) -> Option<Arc<PortEndpoints>> {
         self.made.endpoints.get(key)?.get(&port).cloned()

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 
 use ipnet::IpNet;
+use mesh_common::spiffe::SpiffeId;
 use tokio::sync::{Notify, watch};
 
 use super::Mesh;
@@ -227,6 +228,12 @@ impl Facts for ModelReader<'_> {
     }
     fn service(&self, key: &ServiceKey) -> Option<Arc<Service>> {
         self.0.service(key)
+    }
+    fn services(&self) -> Arc<BTreeSet<ServiceKey>> {
+        self.0.services()
+    }
+    fn identities(&self, key: &ServiceKey, port: u16) -> Option<Arc<BTreeSet<SpiffeId>>> {
+        self.0.identities(key, port)
     }
     fn endpoints(&self, key: &ServiceKey, port: u16) -> Option<Arc<PortEndpoints>> {
         self.0.endpoints(key, port)

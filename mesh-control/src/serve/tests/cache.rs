@@ -7,6 +7,7 @@ use super::super::cache::{Answer, Cache, Refreshed, StreamId, translate};
 use super::super::recorder::Version;
 use super::*;
 use crate::model::store::Changed;
+use crate::translate::client::{EnvoyClient, GrpcClient};
 
 const A: StreamId = StreamId(1);
 const B: StreamId = StreamId(2);
@@ -50,6 +51,23 @@ fn a_resource_that_reads_nothing_of_the_client_is_made_once() {
         .collect();
     assert!(bodies.len() == 3 && bodies.iter().all(|body| *body == bodies[0]), "one buffer for all");
     assert_eq!((cache.size().names, cache.size().resources), (1, 1));
+}
+
+#[test]
+fn what_is_made_for_one_kind_of_client_never_reaches_another() {
+    let facts = FakeFacts::default().with_endpoints("reviews", &["10.0.0.1"]);
+    let mut cache = Cache::new(fake_translate);
+    let kind = |kind| Arc::new(Client { kind, ..Client::clone(&client("n1")) });
+    let envoy = |folder: &str| {
+        kind(ClientKind::Envoy(EnvoyClient { certificates: folder.to_owned(), ..EnvoyClient::default() }))
+    };
+    let name = key("endpoints/reviews");
+    let made =
+        [client("n1"), envoy("/a"), envoy("/b"), envoy("/a"), kind(ClientKind::Grpc(GrpcClient::default()))];
+    let made =
+        (1..).zip(made).map(|(id, client)| cache.watch(StreamId(id), &name, &client, &facts).translations);
+    assert_eq!(made.collect::<Vec<_>>(), [1, 1, 1, 0, 1]);
+    assert_ne!(version(&cache, A, "endpoints/reviews"), version(&cache, B, "endpoints/reviews"));
 }
 
 #[test]
@@ -180,4 +198,4 @@ fn a_version_depends_on_name_type_facts_and_view_and_on_nothing_else() {
     assert_eq!(of(ResourceType::Cluster, "node/x", "n1", &facts).to_string(), STABLE);
 }
 
-const STABLE: &str = "b62e3bea82c79b455dd62b26773acfdd";
+const STABLE: &str = "8ee80280f3a7b473c8c08b96c9894b8b";

@@ -36,7 +36,7 @@ fn names(of: &[&str]) -> Vec<String> {
 
 impl Story {
     fn new(limits: Limits) -> Self {
-        Self { state: DeltaState::new(limits), world: HashMap::new() }
+        Self { state: DeltaState::new(limits, false), world: HashMap::new() }
     }
 
     fn with(mut self, kind: ResourceType, of: &[(&str, u32)]) -> Self {
@@ -246,7 +246,7 @@ fn everything_is_refused() {
         (Listener, &["a"], false),
     ] {
         let request = DeltaRequest { subscribe: names(subscribe), ..DeltaRequest::default() };
-        let result = DeltaState::new(Limits::default()).request(kind, request);
+        let result = DeltaState::new(Limits::default(), false).request(kind, request);
         assert_eq!(matches!(result, Err(Refusal::Wildcard(_))), refused, "{kind:?} {subscribe:?}");
     }
     // Later requests without names are answers or changes of the subscription.

@@ -10,8 +10,15 @@ use super::super::delta::{DeltaRequest, DeltaResponse, DeltaState, Limits};
 use super::delta::{found, version};
 use super::*;
 
-const LIMITS: Limits =
-    Limits { names: 6, name_bytes: 1000, response_resources: 2, response_bytes: 25, nack_bytes: 10 };
+const LIMITS: Limits = Limits {
+    names: 6,
+    name_bytes: 1000,
+    name_length: 100,
+    response_resources: 2,
+    response_bytes: 25,
+    nack_bytes: 10,
+    removal_grace: std::time::Duration::ZERO,
+};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -85,7 +92,7 @@ fn answer(state: &mut DeltaState, model: &mut Model, nack: bool) {
 proptest! {
     #[test]
     fn the_client_ends_with_what_there_is(steps in prop::collection::vec(step(), 0..60)) {
-        let (mut state, mut model) = (DeltaState::new(LIMITS), Model::default());
+        let (mut state, mut model) = (DeltaState::new(LIMITS, false), Model::default());
         for step in steps {
             match step {
                 Step::Subscribe(of) => {

@@ -1,15 +1,18 @@
 //! Tests of serving: the pure parts as tables, with facts and a translator of their own.
 
+mod binding;
 mod cache;
 mod delta;
 mod delta_random;
 pub(crate) mod node;
+mod wildcard;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use mesh_common::spiffe::SpiffeId;
 use mesh_common::xds::ResourceType;
 use mesh_common::xds::protobuf::Any;
 
@@ -20,6 +23,7 @@ use crate::model::route::PortRoutes;
 use crate::model::service::{Endpoint, EndpointHealth, EndpointTls, PortEndpoints, Service};
 use crate::model::workload::{Inbound, Workload};
 use crate::model::{Address, OutboundTrafficPolicy, ServiceKey, Settings, WorkloadKey};
+use crate::translate::client::ClientKind;
 use crate::translate::{ClientView, Request, TranslateError};
 
 /// Facts that a test sets one by one.
@@ -89,6 +93,12 @@ impl Facts for FakeFacts {
     fn service(&self, _: &ServiceKey) -> Option<Arc<Service>> {
         None
     }
+    fn services(&self) -> Arc<BTreeSet<ServiceKey>> {
+        Arc::new(self.endpoints.keys().map(|name| service_key(name)).collect())
+    }
+    fn identities(&self, _: &ServiceKey, _: u16) -> Option<Arc<BTreeSet<SpiffeId>>> {
+        None
+    }
     fn endpoints(&self, key: &ServiceKey, _: u16) -> Option<Arc<PortEndpoints>> {
         let name = key.hostname.split('.').next()?;
         self.endpoints.get(name).cloned().map(Arc::new)
@@ -147,6 +157,7 @@ fn client(node: &str) -> Arc<Client> {
         workload: None,
         node: node.to_owned(),
         zone: "z1".to_owned(),
+        kind: ClientKind::default(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Whether a node is believed: a table of lies.
 
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use mesh_common::spiffe::SpiffeId;
 use mesh_common::xds::proto::config::core::v3::Node;
@@ -9,9 +10,10 @@ use mesh_common::xds::protobuf::{Struct, Value};
 
 use super::super::node::{NodeError, check, parse};
 use super::*;
-use crate::ca::caller::Caller;
+use crate::ca::caller::{Caller, PeerCertificate};
 use crate::ca::token::TokenIdentity;
 use crate::model::workload::WorkloadKind;
+use crate::translate::client::{EnvoyClient, GrpcClient};
 
 pub(crate) fn pod(name: &str, service_account: &str, ip: &str) -> Workload {
     Workload {
@@ -35,7 +37,7 @@ pub(crate) fn pod(name: &str, service_account: &str, ip: &str) -> Workload {
     }
 }
 
-fn node(id: &str, changes: &[(&str, Option<&str>)]) -> Node {
+pub(super) fn node(id: &str, changes: &[(&str, Option<&str>)]) -> Node {
     let mut fields: HashMap<&str, &str> = HashMap::from([
         ("GENERATOR", "mesh-proxy"),
         ("NAMESPACE", "shop"),
@@ -56,14 +58,15 @@ fn node(id: &str, changes: &[(&str, Option<&str>)]) -> Node {
     Node { id: id.to_owned(), metadata: Some(Struct { fields }), ..Node::default() }
 }
 
-const ID: &str = "sidecar~10.0.0.1~web-1.shop~shop.svc.cluster.local";
+pub(super) const ID: &str = "sidecar~10.0.0.1~web-1.shop~shop.svc.cluster.local";
 
 fn by_certificate(identity: &str) -> Caller {
-    Caller::Certificate(identity.parse().unwrap())
+    let identity = identity.parse().unwrap();
+    Caller::Certificate(PeerCertificate { identity, not_after: SystemTime::UNIX_EPOCH })
 }
 
 fn by_token(pod: Workload) -> Caller {
-    Caller::Token(TokenIdentity { pod: Arc::new(pod) })
+    Caller::Token(TokenIdentity { pod: Arc::new(pod), not_after: SystemTime::UNIX_EPOCH })
 }
 
 fn judge(node: Node, caller: &Caller, pod: Option<&Workload>) -> Result<Arc<Client>, NodeError> {
@@ -84,6 +87,42 @@ fn a_true_node_is_described_by_the_model() {
 }
 
 #[test]
+fn others_say_with_their_id_who_they_are() {
+    let bare = |user_agent: &str, fields: &[(&str, &str)]| {
+        let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+        let fields = fields.iter().map(|(field, text)| ((*field).to_owned(), value(text))).collect();
+        let metadata = Some(Struct { fields });
+        let node =
+            Node { id: ID.to_owned(), user_agent_name: user_agent.to_owned(), metadata, ..Node::default() };
+        parse(Some(node)).map(|claims| (claims.namespace, claims.pod, claims.kind))
+    };
+    let kind = |user_agent: &str, fields: &[(&str, &str)]| bare(user_agent, fields).unwrap().2;
+    let me = ("shop".to_owned(), "web-1".to_owned());
+    let (namespace, pod, first) = bare("envoy", &[]).unwrap();
+    assert_eq!(((namespace, pod), first), (me, ClientKind::Envoy(EnvoyClient::default())));
+    let all = [
+        ("HTTP_PROXY_PORT", "15002"),
+        ("MESH_INBOUND", "10.0.0.1:80=127.0.0.1:8080, [::1]:81=127.0.0.1:81"),
+        ("MESH_CERTIFICATES", "/certs"),
+    ];
+    let ClientKind::Envoy(envoy) = kind("envoy", &all) else { panic!("it is an Envoy") };
+    assert_eq!(
+        (envoy.proxy_port, envoy.inbound.len(), envoy.certificates.as_str()),
+        (Some(15002), 2, "/certs")
+    );
+    assert!(!envoy.captures() && EnvoyClient::default().captures());
+    assert_eq!(kind("gRPC C-core", &[]), ClientKind::Grpc(GrpcClient::default()));
+    let provider = Some("mesh".to_owned());
+    assert_eq!(
+        kind("anything", &[("GENERATOR", "grpc"), ("MESH_CERTIFICATE_PROVIDER", "mesh")]),
+        ClientKind::Grpc(GrpcClient { provider })
+    );
+    assert!(bare("envoy", &[("NAMESPACE", "prod")]).is_err());
+    assert!(bare("envoy", &[("INSTANCE_IPS", "10.0.0.2")]).is_err());
+    assert!(bare("curl", &[]).is_err());
+}
+
+#[test]
 fn a_node_that_is_not_clear_is_refused() {
     for (id, changes, expected) in [
         ("", &[][..], "is not sidecar~"),
@@ -93,8 +132,11 @@ fn a_node_that_is_not_clear_is_refused() {
         ("sidecar~10.0.0.1~web-2.shop~shop.svc.cluster.local", &[], "field NAME disagree"),
         ("sidecar~10.0.0.1~web-1.shop~prod.svc.cluster.local", &[], "field NAMESPACE disagree"),
         ("sidecar~10.0.0.2~web-1.shop~shop.svc.cluster.local", &[], "field INSTANCE_IPS disagree"),
-        (ID, &[("GENERATOR", None)], "clients of kind \"envoy\" are not served yet"),
-        (ID, &[("GENERATOR", Some("grpc"))], "clients of kind \"grpc\" are not served yet"),
+        (ID, &[("GENERATOR", None)], "clients of kind \"\" are not served"),
+        (ID, &[("GENERATOR", Some("other"))], "clients of kind \"other\" are not served"),
+        (ID, &[("GENERATOR", Some("envoy")), ("HTTP_PROXY_PORT", Some("no"))], "field HTTP_PROXY_PORT"),
+        (ID, &[("GENERATOR", Some("envoy")), ("MESH_INBOUND", Some("10.0.0.1:80"))], "field MESH_INBOUND"),
+        (ID, &[("GENERATOR", Some("envoy")), ("MESH_CERTIFICATES", Some("here"))], "field MESH_CERTIFICATES"),
         (ID, &[("NAMESPACE", None)], "metadata field NAMESPACE"),
         (ID, &[("SERVICE_ACCOUNT", None)], "metadata field SERVICE_ACCOUNT"),
         (ID, &[("INSTANCE_IPS", Some("10.0.0.1,x"))], "metadata field INSTANCE_IPS"),

@@ -12,14 +12,40 @@ use mesh_common::xds::proto::config::route::v3::{
 };
 use mesh_common::xds::protobuf::BoolValue;
 
+use super::client::ClientKind;
 use super::host::{self, NamedHost};
 use super::proto::duration;
-use super::{ClientView, cluster};
+use super::{ClientView, cluster, envoy, grpc};
 use crate::model::facts::Facts;
 use crate::model::route::{HeaderChanges, PortRoutes, RouteRule, RouteTable};
 
-/// The routes of `<full name>:<port>` for this client, if there is such a service and port.
+/// The routes of this name for this client.
 pub(super) fn route_configuration(
+    name: &str,
+    client: &dyn ClientView,
+    facts: &dyn Facts,
+) -> Option<RouteConfiguration> {
+    let of_service = || of_service(name, client, facts);
+    Some(match client.kind() {
+        ClientKind::MeshProxy => of_service()?,
+        ClientKind::Envoy(_) => {
+            let mut made = match name == envoy::PROXY_ROUTES {
+                true => envoy::proxy_routes(client, facts),
+                false => of_service()?,
+            };
+            envoy::adapt_routes(&mut made);
+            made
+        }
+        ClientKind::Grpc(_) => {
+            let mut made = of_service()?;
+            grpc::adapt_routes(&mut made);
+            made
+        }
+    })
+}
+
+/// The routes of `<full name>:<port>` for this client, if there is such a service and port.
+pub(super) fn of_service(
     name: &str,
     client: &dyn ClientView,
     facts: &dyn Facts,

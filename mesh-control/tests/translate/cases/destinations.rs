@@ -43,7 +43,8 @@ pub fn shop() -> World {
     world
 }
 
-fn with_endpoints() -> World {
+/// Endpoints of every kind behind `reviews:80`.
+pub fn with_endpoints() -> World {
     let mut refused = pod("reviews-4", "10.0.1.4", "b");
     refused.service_account = "No_Name".to_owned();
     refused.identity = None;

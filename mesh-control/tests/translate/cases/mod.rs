@@ -2,6 +2,7 @@
 
 pub mod destinations;
 mod inbound;
+mod others;
 pub mod routes;
 
 use mesh_common::xds::ResourceType;
@@ -19,7 +20,7 @@ pub struct Case {
 
 /// All cases.
 pub fn all() -> Vec<Case> {
-    [destinations::cases(), inbound::cases(), routes::cases()].concat()
+    [destinations::cases(), inbound::cases(), routes::cases(), others::cases()].concat()
 }
 
 impl Clone for Case {

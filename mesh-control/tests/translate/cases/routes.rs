@@ -81,6 +81,11 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
+/// Rules of each kind.
+pub fn matching_world() -> World {
+    world([matches(), timeouts(), headers(), rewrites(), redirects()].concat())
+}
+
 /// The service's own rule, and another one for clients in namespace `client`.
 pub fn consumer_world() -> World {
     let table = |port| {

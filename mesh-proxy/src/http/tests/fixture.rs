@@ -18,12 +18,14 @@ use hyper_util::rt::TokioIo;
 use mesh_common::process::{self, DrainGuard, DrainTrigger};
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 use super::super::{LocalExec, Scope, serve};
 use crate::config::cluster::*;
 use crate::config::listener::*;
 use crate::config::route::*;
-use crate::config::store::{LiveCluster, Snapshot, Store};
+use crate::config::store::{Demand, LiveCluster, Snapshot, Store};
+use crate::connect::own::OwnAddresses;
 use crate::connection::{Connection, Direction, Io, Target};
 use crate::telemetry::{Security, Telemetry};
 use crate::tls::TlsContext;
@@ -50,12 +52,18 @@ pub(super) struct Mesh {
     pub(super) worker: Rc<Worker>,
     pub(super) telemetry: Telemetry,
     pub(super) trigger: DrainTrigger,
+    pub(super) demands: mpsc::Receiver<Demand>,
     _guard: DrainGuard,
 }
 
 impl Mesh {
     pub(super) fn new(clusters: Vec<LiveCluster>) -> Self {
-        let (store, _demands) = Store::new(Duration::from_secs(1));
+        Self::listening(clusters, None)
+    }
+
+    /// For a proxy that itself listens there.
+    pub(super) fn listening(clusters: Vec<LiveCluster>, own: Option<SocketAddr>) -> Self {
+        let (store, demands) = Store::new(Duration::from_secs(1));
         let clusters = clusters.into_iter().map(|c| (c.config.name.clone(), Arc::new(c))).collect();
         store.publish(Snapshot { clusters, ..Snapshot::default() });
         let telemetry = Telemetry::detached();
@@ -70,12 +78,18 @@ impl Mesh {
                 ..WorkloadLabels::default()
             })),
             source_ip: None,
+            own: OwnAddresses::new(own, None),
         });
-        Self { worker, telemetry, trigger, _guard: guard }
+        Self { worker, telemetry, trigger, demands, _guard: guard }
     }
 
     /// A client's connection through the proxy.
     pub(super) fn connect(&self, direction: Direction, routes: RouteConfig) -> DuplexStream {
+        self.connect_by(direction, scope(RouteSource::Inline(Arc::new(routes))))
+    }
+
+    /// The same by any filter chain.
+    pub(super) fn connect_by(&self, direction: Direction, scope: Scope) -> DuplexStream {
         let (client, io) = tokio::io::duplex(64 * 1024);
         let connection = Connection {
             io: Io::from(io),
@@ -86,12 +100,16 @@ impl Mesh {
             identity: None,
             security: Security::None,
         };
-        tokio::task::spawn_local(serve(Rc::clone(&self.worker), connection, scope(routes)));
+        tokio::task::spawn_local(serve(Rc::clone(&self.worker), connection, scope));
         client
     }
 
     pub(super) async fn http1(&self, routes: RouteConfig) -> http1::SendRequest<Full<Bytes>> {
-        let io = TokioIo::new(self.connect(Direction::Outbound, routes));
+        self.http1_by(scope(RouteSource::Inline(Arc::new(routes)))).await
+    }
+
+    pub(super) async fn http1_by(&self, scope: Scope) -> http1::SendRequest<Full<Bytes>> {
+        let io = TokioIo::new(self.connect_by(Direction::Outbound, scope));
         let (sender, driver) = http1::handshake(io).await.unwrap();
         tokio::task::spawn_local(driver.with_upgrades());
         sender
@@ -117,14 +135,26 @@ impl Mesh {
     }
 }
 
-fn scope(routes: RouteConfig) -> Scope {
-    let manager = HttpManager {
+/// The listener of every connection.
+pub(super) const LISTENER: &str = "10.96.0.1:80";
+
+pub(super) fn scope(routes: RouteSource) -> Scope {
+    scope_with(routes, |_| {})
+}
+
+/// By a connection manager with other limits.
+pub(super) fn scope_with(routes: RouteSource, change: impl FnOnce(&mut HttpManager)) -> Scope {
+    let mut manager = HttpManager {
         stat_prefix: "outbound".into(),
-        routes: RouteSource::Inline(Arc::new(routes)),
+        routes,
         request_headers_timeout: Duration::from_secs(60),
         idle_timeout: None,
+        max_connection_duration: None,
+        request_timeout: None,
+        stream_idle_timeout: None,
         access_log: None,
     };
+    change(&mut manager);
     let chain = Arc::new(FilterChain {
         name: "test".into(),
         matches: ChainMatch::default(),
@@ -133,7 +163,7 @@ fn scope(routes: RouteConfig) -> Scope {
     });
     let inspect = Inspect { tls: false, http: false, timeout: Duration::ZERO };
     let listener =
-        Listener { name: "test".into(), inspect, chains: vec![Arc::clone(&chain)], default_chain: None };
+        Listener { name: LISTENER.into(), inspect, chains: vec![Arc::clone(&chain)], default_chain: None };
     Scope::Chain { listener: Arc::new(listener), chain }
 }
 
@@ -157,7 +187,7 @@ pub(super) fn cluster(name: &str, http: UpstreamHttp, addresses: &[SocketAddr]) 
             connect_timeout: Duration::from_secs(2),
             tls: UpstreamTls::None,
             http,
-            bind: None,
+            bind: Bind::default(),
         },
         endpoints: ArcSwap::from_pointee(endpoints),
     }
@@ -188,6 +218,7 @@ pub(super) fn forward(clusters: &[(&str, u32)]) -> Forward {
         cluster_not_found: StatusCode::INTERNAL_SERVER_ERROR,
         timeout: None,
         per_try_timeout: None,
+        idle_timeout: None,
         path_rewrite: None,
         host_rewrite: None,
         upgrades: true,

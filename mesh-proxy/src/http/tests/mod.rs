@@ -1,16 +1,21 @@
 //! The HTTP filter from the client's bytes to the endpoint's and back: what both sides see, and what is counted.
 
 mod fixture;
+mod limits;
 mod tables;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::fixture::*;
+use super::Scope;
 use crate::config::cluster::*;
+use crate::config::listener::*;
 use crate::config::route::*;
+use crate::config::store::{Demand, LookedUp, Snapshot};
 use crate::connection::Direction;
 
 #[test]
@@ -292,5 +297,83 @@ fn the_future_of_a_connection_is_small() {
         };
         let serving = super::serve(std::rc::Rc::clone(&mesh.worker), connection, super::Scope::Forward);
         assert!(size_of_val(&serving) < 2048, "{}", size_of_val(&serving));
+    });
+}
+
+#[test]
+fn options_for_the_whole_server_pass() {
+    run(async {
+        let server = Server::start().await;
+        let mesh = Mesh::new(vec![cluster("reviews", UpstreamHttp::AsDownstream, &[server.address])]);
+        let asterisk = || Request::options("*").header("host", "reviews").body(Default::default()).unwrap();
+        let mut client = mesh.http1(all_to("reviews")).await;
+        let seen = text(client.send_request(asterisk()).await.unwrap()).await;
+        assert!(seen.starts_with("OPTIONS *\n"), "{seen}");
+        let get = Request::get("*").header("host", "reviews").body(Default::default()).unwrap();
+        assert_eq!(client.send_request(get).await.unwrap().status(), 400, "of OPTIONS only");
+    });
+}
+
+#[test]
+fn routes_that_were_let_go_are_looked_up_again() {
+    run(async {
+        let server = Server::start().await;
+        let mut mesh = Mesh::new(vec![cluster("reviews", UpstreamHttp::AsDownstream, &[server.address])]);
+        let mut client = mesh.http1_by(scope(RouteSource::Named("r:80".into()))).await;
+        let store = Arc::clone(&mesh.worker.store);
+        let control = async {
+            let Some(Demand::Listener(name, reply)) = mesh.demands.recv().await else { unreachable!() };
+            assert_eq!(name.to_string(), LISTENER);
+            let clusters = store.snapshot().clusters.clone();
+            let routes = [("r:80".to_owned(), Arc::new(all_to("reviews")))].into();
+            store.publish(Snapshot { clusters, routes, ..Snapshot::default() });
+            let found = LookedUp { listener: None, used: Default::default() };
+            reply.send(Arc::new(found)).unwrap();
+        };
+        let (response, ()) = tokio::join!(client.send_request(get("/a")), control);
+        assert_eq!(response.unwrap().status(), 200);
+    });
+}
+
+#[test]
+fn a_forwarded_request_by_a_tcp_chain_goes_by_weight() {
+    run(async {
+        let server = Server::start().await;
+        let mesh = Mesh::new(vec![cluster("there", UpstreamHttp::AsDownstream, &[server.address])]);
+        let clusters = vec![("missing".to_owned(), 0), ("there".to_owned(), 1)];
+        let tcp = TcpProxy { stat_prefix: String::new(), clusters, idle_timeout: None, access_log: None };
+        let chain = FilterChain {
+            name: "passthrough".into(),
+            matches: ChainMatch::default(),
+            tls: None,
+            filter: NetworkFilter::Tcp(tcp),
+        };
+        let outbound = Listener {
+            name: "virtualOutbound".into(),
+            inspect: Inspect { tls: false, http: false, timeout: Duration::ZERO },
+            chains: Vec::new(),
+            default_chain: Some(Arc::new(chain)),
+        };
+        let store = &mesh.worker.store;
+        let clusters = store.snapshot().clusters.clone();
+        store.publish(Snapshot { clusters, outbound: Some(Arc::new(outbound)), ..Snapshot::default() });
+        let mut client = mesh.http1_by(Scope::Forward).await;
+        let request = Request::get("http://192.0.2.1/a").header("host", "a").body(Default::default());
+        assert_eq!(client.send_request(request.unwrap()).await.unwrap().status(), 200);
+    });
+}
+
+#[test]
+fn nobody_is_sent_back_to_the_proxy_itself() {
+    run(async {
+        let itself = Server::start().await;
+        let clusters = vec![cluster("reviews", UpstreamHttp::AsDownstream, &[itself.address])];
+        let mesh = Mesh::listening(clusters, Some(itself.address));
+        let mut client = mesh.http1(all_to("reviews")).await;
+        let response = client.send_request(get("/a")).await.unwrap();
+        assert_eq!(response.status(), 503);
+        let reason = response.headers()["x-mesh-reason"].to_str().unwrap();
+        assert!(reason.starts_with("NR; ") && reason.contains("this proxy itself"), "{reason}");
+        assert_eq!(itself.connections.get(), 0);
     });
 }

@@ -26,6 +26,9 @@ fn http() -> NetworkFilter {
         routes: RouteSource::Inline(Arc::new(routes)),
         request_headers_timeout: Duration::ZERO,
         idle_timeout: None,
+        max_connection_duration: None,
+        request_timeout: None,
+        stream_idle_timeout: None,
         access_log: Some(AccessLog::Text),
     })
 }

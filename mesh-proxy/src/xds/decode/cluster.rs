@@ -1,6 +1,7 @@
 //! Clusters. What balances, retries or breaks circuits in a way that has no code yet is refused.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use mesh_common::xds::proto::config::cluster::v3 as pb;
@@ -12,7 +13,7 @@ use mesh_common::xds::protobuf::{Any, ListValue, Struct, Value};
 
 use super::errors::{Errors, take};
 use super::{address, endpoint, metadata, tls};
-use crate::config::cluster::{Cluster, Discovery, ServiceLabels, UpstreamHttp, UpstreamTls};
+use crate::config::cluster::{Bind, Cluster, Discovery, ServiceLabels, UpstreamHttp, UpstreamTls};
 
 /// Envoy's own default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,6 +58,13 @@ pub(super) fn cluster(errors: &mut Errors, resource: &str, message: pb::Cluster)
         errors.refuse_at::<()>("connect_timeout", "it must be more than nothing");
     }
     let tls = upstream_tls(errors, transport_socket, transport_socket_matches);
+    // Endpoints that are known by nothing but an address would be dialled in plaintext.
+    if let (Some(UpstreamTls::ByEndpoint(_)), Some(Discovery::Dns { .. } | Discovery::OriginalDestination)) =
+        (&tls, &discovery)
+    {
+        let reason = "TLS is supported for endpoints whose identity is told only, such as those of EDS";
+        errors.refuse_at::<()>("transport_socket_matches", reason);
+    }
     let http = upstream_http(errors, typed_extension_protocol_options);
     let bind = bind(errors, upstream_bind_config);
     let service = errors.within("metadata.filter_metadata.istio", |errors| {
@@ -291,27 +299,49 @@ fn http_version(
     }
 }
 
-#[allow(clippy::option_option)] // outer: usable; inner: set
-fn bind(errors: &mut Errors, config: Option<core::BindConfig>) -> Option<Option<std::net::IpAddr>> {
-    let Some(message) = config else { return Some(None) };
+fn bind(errors: &mut Errors, config: Option<core::BindConfig>) -> Option<Bind> {
+    let Some(message) = config else { return Some(Bind::default()) };
     errors.within("upstream_bind_config", |errors| {
         take!(errors, message => core::BindConfig {
-            used: [source_address],
+            used: [source_address, extra_source_addresses],
             ignored: [],
             unset: [
-                freebind, socket_options, extra_source_addresses, additional_source_addresses,
-                local_address_selector, validate_network_namespaces
+                freebind, socket_options, additional_source_addresses, local_address_selector,
+                validate_network_namespaces
             ],
         });
-        let source = errors.required("source_address", source_address)?;
-        errors.within("source_address", |errors| {
-            let (host, port) = address::socket_address(errors, source)?;
-            if port != 0 {
-                return errors.refuse_at("port_value", "it must be 0");
-            }
-            address::ip(errors, "address", &host).map(Some)
-        })
+        let mut bind = Bind::default();
+        let first = errors.required("source_address", source_address)?;
+        bind_to(errors, "source_address".to_owned(), first, &mut bind);
+        for (index, extra) in extra_source_addresses.into_iter().enumerate() {
+            errors.within(format!("extra_source_addresses[{index}]"), |errors| {
+                take!(errors, extra => core::ExtraSourceAddress {
+                    used: [address], ignored: [], unset: [socket_options],
+                });
+                let address = errors.required("address", address)?;
+                bind_to(errors, "address".to_owned(), address, &mut bind);
+                Some(())
+            });
+        }
+        Some(bind)
     })
+}
+
+fn bind_to(errors: &mut Errors, field: String, address: core::SocketAddress, bind: &mut Bind) {
+    errors.within(field, |errors| {
+        let Some((host, port)) = address::socket_address(errors, address) else { return };
+        if port != 0 {
+            errors.refuse_at::<()>("port_value", "it must be 0");
+        }
+        let taken = match address::ip(errors, "address", &host) {
+            Some(IpAddr::V4(ip)) => bind.v4.replace(ip).is_some(),
+            Some(IpAddr::V6(ip)) => bind.v6.replace(ip).is_some(),
+            None => false,
+        };
+        if taken {
+            errors.refuse::<()>("another one of the same family is given already");
+        }
+    });
 }
 
 /// The destination service, as Istio writes it. Other keys of Istio's are information.

@@ -47,13 +47,13 @@ fn http_manager(errors: &mut Errors, message: hcm::HttpConnectionManager) -> Opt
     take!(errors, message => hcm::HttpConnectionManager {
         used: [
             codec_type, stat_prefix, http_filters, common_http_protocol_options, stream_idle_timeout,
-            request_headers_timeout, access_log, use_remote_address, upgrade_configs, route_specifier
+            request_headers_timeout, request_timeout, access_log, use_remote_address, upgrade_configs, route_specifier
         ],
         ignored: [],
         unset: [
             add_user_agent, tracing, http1_safe_max_connection_duration, http_protocol_options,
             http2_protocol_options, http3_protocol_options, server_name, server_header_transformation,
-            scheme_header_transformation, max_request_headers_kb, stream_flush_timeout, request_timeout,
+            scheme_header_transformation, max_request_headers_kb, stream_flush_timeout,
             drain_timeout, drain_timeout_jitter, delayed_close_timeout, access_log_flush_interval,
             flush_access_log_on_new_request, access_log_options, xff_num_trusted_hops,
             original_ip_detection_extensions, early_header_mutation_extensions, internal_address_config,
@@ -76,10 +76,10 @@ fn http_manager(errors: &mut Errors, message: hcm::HttpConnectionManager) -> Opt
     }
     router_only(errors, http_filters);
     errors.all("upgrade_configs", upgrade_configs, upgrade);
-    let idle_timeout = match common_http_protocol_options {
-        None => Some(IDLE_TIMEOUT),
+    let (idle_timeout, max_connection_duration) = match common_http_protocol_options {
+        None => (Some(IDLE_TIMEOUT), None),
         Some(message) => {
-            errors.within("common_http_protocol_options", |errors| connection_idle(errors, message))
+            errors.within("common_http_protocol_options", |errors| connection_limits(errors, message))
         }
     };
     let headers_timeout = if request_headers_timeout.is_some() {
@@ -90,10 +90,9 @@ fn http_manager(errors: &mut Errors, message: hcm::HttpConnectionManager) -> Opt
     if headers_timeout.is_some_and(|timeout| timeout.is_zero()) {
         errors.refuse_at::<()>("request_headers_timeout", "no limit is not supported");
     }
-    // None is enforced, so none is taken; one that is absent is read as none.
-    if errors.timeout("stream_idle_timeout", stream_idle_timeout, Duration::ZERO).is_some() {
-        errors.refuse_at::<()>("stream_idle_timeout", "a limit is not supported; write 0");
-    }
+    let request_timeout = errors.timeout("request_timeout", request_timeout, Duration::ZERO);
+    // Absent is none: Envoy's five minutes would end long polls that nobody has asked to end.
+    let stream_idle_timeout = errors.timeout("stream_idle_timeout", stream_idle_timeout, Duration::ZERO);
     let access_log = self::access_log(errors, access_log);
     let routes = match route_specifier {
         Some(hcm::http_connection_manager::RouteSpecifier::Rds(rds)) => {
@@ -112,6 +111,9 @@ fn http_manager(errors: &mut Errors, message: hcm::HttpConnectionManager) -> Opt
         routes: routes?,
         request_headers_timeout: headers_timeout?,
         idle_timeout,
+        max_connection_duration,
+        request_timeout,
+        stream_idle_timeout,
         access_log: access_log?,
     })
 }
@@ -126,17 +128,24 @@ fn named_routes(errors: &mut Errors, message: hcm::Rds) -> Option<RouteSource> {
     Some(RouteSource::Named(route_config_name))
 }
 
-fn connection_idle(errors: &mut Errors, message: core::HttpProtocolOptions) -> Option<Duration> {
+/// How long a connection may rest, and how old it may become.
+fn connection_limits(
+    errors: &mut Errors,
+    message: core::HttpProtocolOptions,
+) -> (Option<Duration>, Option<Duration>) {
     take!(errors, message => core::HttpProtocolOptions {
-        used: [idle_timeout],
+        used: [idle_timeout, max_connection_duration],
         ignored: [],
         unset: [
-            max_connection_duration, max_connection_duration_jitter, max_headers_count,
+            max_connection_duration_jitter, max_headers_count,
             max_response_headers_kb, max_stream_duration, headers_with_underscores_action,
             max_requests_per_connection
         ],
     });
-    errors.timeout("idle_timeout", idle_timeout, IDLE_TIMEOUT)
+    (
+        errors.timeout("idle_timeout", idle_timeout, IDLE_TIMEOUT),
+        errors.timeout("max_connection_duration", max_connection_duration, Duration::ZERO),
+    )
 }
 
 /// The only HTTP filter is the router, which is built in.

@@ -39,12 +39,11 @@ fn forward(errors: &mut Errors, message: pb::RouteAction) -> Option<Forward> {
     take!(errors, message => pb::RouteAction {
         used: [
             cluster_not_found_response_code, prefix_rewrite, regex_rewrite, timeout, retry_policy,
-            upgrade_configs, cluster_specifier, host_rewrite_specifier
+            upgrade_configs, cluster_specifier, host_rewrite_specifier, idle_timeout
         ],
         ignored: [],
         unset: [
-            metadata_match, path_rewrite_policy, path_rewrite, append_x_forwarded_host, idle_timeout,
-            flush_timeout, early_data_policy, retry_policy_typed_config, request_mirror_policies, priority,
+            metadata_match, path_rewrite_policy, path_rewrite, append_x_forwarded_host, flush_timeout, early_data_policy, retry_policy_typed_config, request_mirror_policies, priority,
             rate_limits, include_vh_rate_limits, hash_policy, cors, max_grpc_timeout, grpc_timeout_offset,
             internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy,
             max_stream_duration
@@ -55,6 +54,11 @@ fn forward(errors: &mut Errors, message: pb::RouteAction) -> Option<Forward> {
     let timeout = errors.timeout("timeout", timeout, ROUTE_TIMEOUT);
     let per_try_timeout = retry_policy
         .and_then(|message| errors.within("retry_policy", |errors| per_try_timeout(errors, message)));
+    let idle_timeout = if idle_timeout.is_some() {
+        errors.duration("idle_timeout", idle_timeout).map(Some)
+    } else {
+        Some(None)
+    };
     let path_rewrite = rewritten_path(errors, prefix_rewrite, regex_rewrite);
     let host_rewrite = host_rewrite(errors, host_rewrite_specifier);
     let switches = errors.all("upgrade_configs", upgrade_configs, upgrade);
@@ -63,6 +67,7 @@ fn forward(errors: &mut Errors, message: pb::RouteAction) -> Option<Forward> {
         cluster_not_found: cluster_not_found?,
         timeout,
         per_try_timeout,
+        idle_timeout: idle_timeout?,
         path_rewrite: path_rewrite?,
         host_rewrite: host_rewrite?,
         upgrades: switches?.into_iter().all(|enabled| enabled),

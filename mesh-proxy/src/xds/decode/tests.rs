@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
+use mesh_common::xds::proto::config::cluster::v3 as cds;
 use mesh_common::xds::proto::config::core::v3 as core;
 use mesh_common::xds::proto::config::route::v3 as rds;
+use mesh_common::xds::proto::extensions::filters::network::http_connection_manager::v3 as hcm;
+use mesh_common::xds::proto::extensions::transport_sockets::tls::v3 as tls;
 use mesh_common::xds::proto::r#type::matcher::v3 as matcher;
 use mesh_common::xds::protobuf::value::Kind;
 use mesh_common::xds::protobuf::{Struct, Value};
 
 use super::Decoded;
 use crate::config::cluster::{Discovery, EndpointTls, UpstreamTls};
+use crate::config::listener::NetworkFilter;
 use crate::config::route::{PathMatch, PathRewrite, RouteAction};
 use crate::xds::testing::{
-    bad, eds_cluster, endpoints, forward_to, good, http_listener, route_to, routes, tcp_listener,
+    ads, bad, eds_cluster, endpoints, filter, forward_to, good, http_listener, manager, named_routes, pack,
+    passthrough, route_to, routes, tcp_listener,
 };
 
 fn route_with(change: impl FnOnce(&mut rds::Route)) -> rds::RouteConfiguration {
@@ -162,6 +167,98 @@ fn listeners_and_clusters_that_are_refused() {
     );
     let Decoded::Cluster(cluster) = good("a", &eds_cluster("a")) else { unreachable!() };
     assert_eq!((cluster.discovery, cluster.tls), (Discovery::Eds("a".into()), UpstreamTls::None));
+}
+
+#[test]
+fn limits_of_a_connection_manager() {
+    let decoded = |change: fn(&mut hcm::HttpConnectionManager)| {
+        let mut message = manager(named_routes("r:80"));
+        change(&mut message);
+        let mut listener = http_listener("10.0.0.1:80", "r:80");
+        listener.filter_chains[0].filters = vec![filter(pack(&message))];
+        let any = pack(&listener);
+        super::decode(mesh_common::xds::ResourceType::Listener, "10.0.0.1:80", &any)
+    };
+    let taken = decoded(|manager| {
+        let seconds = |seconds| Some(mesh_common::xds::protobuf::Duration { seconds, nanos: 0 });
+        (manager.stream_idle_timeout, manager.request_timeout) = (seconds(7), seconds(8));
+        let options = manager.common_http_protocol_options.get_or_insert_default();
+        (options.idle_timeout, options.max_connection_duration) = (seconds(9), seconds(10));
+    });
+    let Ok(Decoded::Listener(listener)) = taken else { unreachable!() };
+    let NetworkFilter::Http(taken) = &listener.chains[0].filter else { unreachable!() };
+    let limits =
+        [taken.stream_idle_timeout, taken.request_timeout, taken.idle_timeout, taken.max_connection_duration];
+    assert_eq!(limits.map(|limit| limit.unwrap().as_secs()), [7, 8, 9, 10]);
+
+    type Change = fn(&mut hcm::HttpConnectionManager);
+    let refused: [(&str, Change); 4] = [
+        ("stream_flush_timeout", |it| it.stream_flush_timeout = Some(Default::default())),
+        ("drain_timeout", |it| it.drain_timeout = Some(Default::default())),
+        ("common_http_protocol_options.max_stream_duration", |it| {
+            it.common_http_protocol_options.get_or_insert_default().max_stream_duration =
+                Some(Default::default());
+        }),
+        ("common_http_protocol_options.max_requests_per_connection", |it| {
+            it.common_http_protocol_options.get_or_insert_default().max_requests_per_connection =
+                Some(Default::default());
+        }),
+    ];
+    for (field, change) in refused {
+        let reasons = decoded(change).unwrap_err();
+        let path = format!("filter_chains[0].filters[0].typed_config.{field}: ");
+        assert!(reasons.len() == 1 && reasons[0].starts_with(&path), "{reasons:?}");
+    }
+}
+
+#[test]
+fn tls_needs_endpoints_whose_identity_is_known() {
+    let secret = |name: &str| tls::SdsSecretConfig { name: name.into(), sds_config: ads() };
+    let context = tls::UpstreamTlsContext {
+        sni: "outbound_.80_._.web.shop.svc".into(),
+        common_tls_context: Some(tls::CommonTlsContext {
+            tls_params: Some(tls::TlsParameters {
+                tls_minimum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13 as i32,
+                tls_maximum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13 as i32,
+                ..Default::default()
+            }),
+            tls_certificate_sds_secret_configs: vec![secret("default")],
+            validation_context_type: Some(
+                tls::common_tls_context::ValidationContextType::ValidationContextSdsSecretConfig(secret(
+                    "ROOTCA",
+                )),
+            ),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let istio = Value { kind: Some(Kind::StringValue("istio".into())) };
+    let sockets = vec![cds::cluster::TransportSocketMatch {
+        name: "tls".into(),
+        r#match: Some(Struct { fields: [("tlsMode".to_owned(), istio)].into() }),
+        transport_socket: Some(core::TransportSocket {
+            name: "tls".into(),
+            config_type: Some(core::transport_socket::ConfigType::TypedConfig(pack(&context))),
+        }),
+    }];
+    let by_eds = cds::Cluster { transport_socket_matches: sockets.clone(), ..eds_cluster("a") };
+    let Decoded::Cluster(cluster) = good("a", &by_eds) else { unreachable!() };
+    assert!(matches!(cluster.tls, UpstreamTls::ByEndpoint(_)));
+    let original = cds::Cluster { transport_socket_matches: sockets.clone(), ..passthrough() };
+    let by_name = cds::Cluster {
+        transport_socket_matches: sockets,
+        lb_policy: cds::cluster::LbPolicy::RoundRobin as i32,
+        eds_cluster_config: None,
+        load_assignment: Some(endpoints("a", &["web.example.com"])),
+        cluster_discovery_type: Some(cds::cluster::ClusterDiscoveryType::Type(
+            cds::cluster::DiscoveryType::StrictDns as i32,
+        )),
+        ..eds_cluster("a")
+    };
+    for (name, message) in [("PassthroughCluster", original), ("a", by_name)] {
+        let reasons = bad(name, &message);
+        assert!(reasons.len() == 1 && reasons[0].starts_with("transport_socket_matches: "), "{reasons:?}");
+    }
 }
 
 fn metadata(filters: &[(&str, &[(&str, &str)])]) -> Option<core::Metadata> {

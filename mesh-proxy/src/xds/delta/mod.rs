@@ -175,6 +175,26 @@ impl Delta {
         Ok(received)
     }
 
+    /// Takes in what an earlier run received, as [`Self::receive`] does; the next stream says which versions are
+    /// held. Nobody waits for an answer.
+    ///
+    /// # Errors
+    /// When its type is not known.
+    pub fn restore<T>(
+        &mut self,
+        kept: pb::DeltaDiscoveryResponse,
+        decode: impl FnMut(ResourceType, &str, &Any) -> Result<T, Vec<String>>,
+    ) -> Result<Received<T>, ProtocolError> {
+        let kind = ResourceType::from_url(&kept.type_url)
+            .ok_or_else(|| ProtocolError::UnknownType(kept.type_url.clone()))?;
+        Ok(self.types.entry(kind).or_default().receive(kind, kept, decode))
+    }
+
+    /// What is known of one name, if it is asked for.
+    pub fn held(&self, kind: ResourceType, name: &str) -> Option<&Held> {
+        self.types.get(&kind)?.names.get(name)
+    }
+
     /// What is known of each name of a type.
     pub fn names(&self, kind: ResourceType) -> impl Iterator<Item = (&Arc<str>, &Held)> {
         self.types.get(&kind).into_iter().flat_map(|state| &state.names)

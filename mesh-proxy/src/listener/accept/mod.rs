@@ -2,21 +2,23 @@
 //! data worker in turn; running out of file descriptors must never end it.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use mesh_common::process::DrainGuard;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use mesh_common::process::{DrainGuard, DrainWatch};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::refuse::LogBudget;
-use super::{Addresses, InboundPort, ListenError, Options, inbound, outbound};
+use super::{Addresses, Capture, InboundPort, ListenError, Options, inbound, outbound};
+use crate::connect::keepalive;
 use crate::worker::Worker;
 
 /// All bound listeners, not accepting yet.
@@ -33,6 +35,14 @@ pub struct Listeners {
 enum Door {
     Inbound(InboundPort),
     Outbound,
+    CapturedInbound(Capture),
+    CapturedOutbound,
+}
+
+impl Door {
+    fn is_inbound(self) -> bool {
+        matches!(self, Self::Inbound(_) | Self::CapturedInbound(_))
+    }
 }
 
 impl Listeners {
@@ -56,6 +66,14 @@ impl Listeners {
             addresses.outbound = Some(address);
             sockets.push((socket, Door::Outbound));
         }
+        if let Some(capture) = options.capture {
+            for (port, door) in [
+                (capture.inbound, Door::CapturedInbound(capture)),
+                (capture.outbound, Door::CapturedOutbound),
+            ] {
+                sockets.extend(bind_everywhere(port)?.into_iter().map(|socket| (socket, door)));
+            }
+        }
         let (max_connections, propagation) = (options.max_connections, options.propagation);
         Ok(Self { addresses, sockets, max_connections, propagation })
     }
@@ -67,7 +85,11 @@ impl Listeners {
 
     /// The accepting side, for the control thread, and one queue for each data worker.
     pub fn split(self, workers: usize) -> (Acceptor, Vec<Accepted>) {
-        let (senders, queues) = (0..workers).map(|_| mpsc::channel(HAND_OUT_BOUND)).unzip();
+        self.split_bounded(workers, HAND_OUT_BOUND)
+    }
+
+    fn split_bounded(self, workers: usize, bound: usize) -> (Acceptor, Vec<Accepted>) {
+        let (senders, queues) = (0..workers).map(|_| mpsc::channel(bound)).unzip();
         let queues = Vec::into_iter(queues).map(|queue| Accepted { queue }).collect();
         let permits = Arc::new(Semaphore::new(self.max_connections.min(Semaphore::MAX_PERMITS)));
         let hand_out = HandOut { workers: senders, next: 0.into(), permits };
@@ -80,15 +102,31 @@ const HAND_OUT_BOUND: usize = 256;
 /// Connections that may wait in the kernel to be accepted.
 const BACKLOG: i32 = 4096;
 
+/// A listener for IPv4 and, where the pod has it, one for IPv6: the kernel tells the original destination only
+/// to a socket of the same family.
+fn bind_everywhere(port: u16) -> Result<Vec<TcpListener>, ListenError> {
+    let (v4, _) = bind((Ipv4Addr::UNSPECIFIED, port).into())?;
+    let mut sockets = vec![v4];
+    match bind((Ipv6Addr::UNSPECIFIED, port).into()) {
+        Ok((v6, _)) => sockets.push(v6),
+        Err(ListenError::NotLocal(_)) => {}
+        Err(ListenError::Io { source, .. }) if source.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(sockets)
+}
+
 fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
     let open = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
         socket.set_nonblocking(true)?;
         socket.set_reuse_address(true)?;
         // Accepted sockets take these over from the listening one.
         socket.set_tcp_nodelay(true)?;
-        let (idle, interval) = (Duration::from_secs(60), Duration::from_secs(20));
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval))?;
+        socket.set_tcp_keepalive(&keepalive())?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into())?;
@@ -114,32 +152,52 @@ pub struct Acceptor {
 impl Acceptor {
     /// Accepts for as long as it is polled. Once drain has begun and the propagation window is over, inbound
     /// listeners close; outbound goes on, and no longer keeps the process from being done.
-    pub async fn run(self, mut drain: DrainGuard) {
+    pub async fn run(self, drain: DrainGuard) {
         let Self { sockets, propagation, hand_out } = self;
+        let watch = drain.watch();
         let (inbound, outbound): (Vec<_>, Vec<_>) =
-            sockets.into_iter().partition(|(_, door)| matches!(door, Door::Inbound(_)));
+            sockets.into_iter().partition(|(_, door)| door.is_inbound());
         let inbound = async {
-            tokio::select! {
-                _ = join_all(inbound.iter().map(|(socket, door)| accept(socket, *door, &hand_out))) => {}
-                () = async { drain.draining().await; tokio::time::sleep(propagation).await } => {}
-            }
+            accept_all(&inbound, &hand_out, &watch, Some(propagation)).await;
             drop((inbound, drain));
         };
-        let outbound = join_all(outbound.iter().map(|(socket, door)| accept(socket, *door, &hand_out)));
-        tokio::join!(inbound, outbound);
+        tokio::join!(inbound, accept_all(&outbound, &hand_out, &watch, None));
         // Without an outbound port there is nothing left to do; the workers' queues stay open all the same.
         std::future::pending::<()>().await;
     }
 }
 
-/// Accepts on one listener, for ever.
-async fn accept(socket: &TcpListener, door: Door, hand_out: &HandOut) {
+async fn accept_all(
+    sockets: &[(TcpListener, Door)],
+    hand_out: &HandOut,
+    drain: &DrainWatch,
+    window: Option<Duration>,
+) {
+    join_all(sockets.iter().map(|(socket, door)| accept(socket, *door, hand_out, drain, window))).await;
+}
+
+/// Accepts on one listener: until drain has begun and `window` is over, or for ever. It ends between two
+/// connections, never with one in its hands.
+async fn accept(
+    socket: &TcpListener,
+    door: Door,
+    hand_out: &HandOut,
+    drain: &DrainWatch,
+    window: Option<Duration>,
+) {
+    let mut closing = pin!(closing(drain.clone(), window));
     let mut pause = FIRST_PAUSE;
     loop {
-        match accept_one(socket).await {
+        let accepted = tokio::select! {
+            accepted = accept_one(socket) => accepted,
+            () = &mut closing => return,
+        };
+        match accepted {
             Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;
-                hand_out.give(stream, peer, door).await;
+                // None once all work is done: the process ends at this moment.
+                let Some(guard) = drain.guard() else { return };
+                hand_out.give(stream, peer, door, guard).await;
             }
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
@@ -151,6 +209,16 @@ async fn accept(socket: &TcpListener, door: Door, hand_out: &HandOut) {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+    }
+}
+
+async fn closing(mut drain: DrainWatch, window: Option<Duration>) {
+    match window {
+        Some(window) => {
+            drain.draining().await;
+            tokio::time::sleep(window).await;
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -183,17 +251,19 @@ struct HandOut {
     permits: Arc<Semaphore>,
 }
 
-/// A connection on its way to a worker.
+/// A connection on its way to a worker. It carries its guard along: one that was accepted is served, also when
+/// the drain comes to its end while it waits for the worker.
 #[derive(Debug)]
 struct Handed {
     stream: TcpStream,
     peer: SocketAddr,
     door: Door,
     permit: OwnedSemaphorePermit,
+    guard: DrainGuard,
 }
 
 impl HandOut {
-    async fn give(&self, stream: TcpStream, peer: SocketAddr, door: Door) {
+    async fn give(&self, stream: TcpStream, peer: SocketAddr, door: Door, guard: DrainGuard) {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             // Waiting instead would let idle clients block everyone; closing tells this one at once.
             if LOG.allow() {
@@ -201,7 +271,7 @@ impl HandOut {
             }
             return;
         };
-        let mut handed = Handed { stream, peer, door, permit };
+        let mut handed = Handed { stream, peer, door, permit, guard };
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let count = self.workers.len();
         for worker in (0..count).filter_map(|offset| self.workers.get((turn.wrapping_add(offset)) % count)) {
@@ -236,9 +306,7 @@ pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         tokio::select! {
             handed = queue.recv() => match handed {
                 Some(handed) => {
-                    if let Some(guard) = worker.drain.guard() {
-                        connections.spawn_local(connection(Rc::clone(&worker), handed, guard));
-                    }
+                    connections.spawn_local(connection(Rc::clone(&worker), handed));
                 }
                 None => break,
             },
@@ -256,8 +324,8 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn connection(worker: Rc<Worker>, handed: Handed, mut guard: DrainGuard) {
-    let Handed { stream, peer, door, permit } = handed;
+async fn connection(worker: Rc<Worker>, handed: Handed) {
+    let Handed { stream, peer, door, permit, mut guard } = handed;
     let stream = match register(stream) {
         Ok(stream) => stream,
         Err(error) => {
@@ -269,6 +337,8 @@ async fn connection(worker: Rc<Worker>, handed: Handed, mut guard: DrainGuard) {
     let serve: std::pin::Pin<Box<dyn Future<Output = ()>>> = match door {
         Door::Inbound(port) => Box::pin(inbound::serve(worker, stream, peer, port)),
         Door::Outbound => Box::pin(outbound::serve(worker, stream, peer)),
+        Door::CapturedInbound(capture) => Box::pin(inbound::captured(worker, stream, peer, capture)),
+        Door::CapturedOutbound => Box::pin(outbound::captured(worker, stream, peer)),
     };
     tokio::select! {
         () = serve => {}
@@ -286,101 +356,4 @@ fn register(stream: TcpStream) -> io::Result<tokio::net::TcpStream> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use mesh_common::process::drain;
-
-    use super::*;
-
-    fn options(count: usize) -> Options {
-        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let app = "127.0.0.1:1".parse().unwrap();
-        Options {
-            inbound: vec![InboundPort { listen: any, app }; count],
-            outbound: Some(any),
-            propagation: Duration::ZERO,
-            ..Options::default()
-        }
-    }
-
-    #[tokio::test]
-    async fn says_what_is_wrong_with_an_address() {
-        let taken = Listeners::bind(&options(1)).unwrap();
-        let listen = taken.addresses().inbound[0];
-        let bind = |listen: SocketAddr, app: SocketAddr| {
-            let inbound = vec![InboundPort { listen, app }];
-            Listeners::bind(&Options { inbound, ..Options::default() }).unwrap_err()
-        };
-        let app = "127.0.0.1:1".parse().unwrap();
-        assert!(matches!(bind(listen, app), ListenError::Taken(address) if address == listen));
-        assert!(matches!(bind(app, app), ListenError::Loop(_)));
-        assert!(matches!(bind("192.0.2.1:0".parse().unwrap(), app), ListenError::NotLocal(_)));
-    }
-
-    #[tokio::test]
-    async fn connections_are_handed_out_in_turn() {
-        let listeners = Listeners::bind(&options(1)).unwrap();
-        let addresses = listeners.addresses().clone();
-        let (acceptor, mut queues) = listeners.split(3);
-        let (_trigger, guard) = drain();
-        let clients = async {
-            let mut clients = Vec::new();
-            for turn in 0..9 {
-                let to = if turn % 2 == 0 { addresses.inbound[0] } else { addresses.outbound.unwrap() };
-                clients.push(tokio::net::TcpStream::connect(to).await.unwrap());
-            }
-            let mut per_worker = HashMap::new();
-            for (index, Accepted { queue }) in queues.iter_mut().enumerate() {
-                for _ in 0..3 {
-                    let handed = queue.recv().await.unwrap();
-                    assert!(handed.stream.nodelay().unwrap());
-                    assert!(SockRef::from(&handed.stream).keepalive().unwrap());
-                    *per_worker.entry(index).or_insert(0) += 1;
-                }
-            }
-            per_worker
-        };
-        let per_worker = tokio::select! {
-            () = acceptor.run(guard) => unreachable!("it accepts for ever"),
-            per_worker = clients => per_worker,
-        };
-        assert_eq!(per_worker, HashMap::from([(0, 3), (1, 3), (2, 3)]));
-    }
-
-    #[tokio::test]
-    async fn draining_closes_inbound_and_keeps_outbound() {
-        let listeners = Listeners::bind(&options(1)).unwrap();
-        let addresses = listeners.addresses().clone();
-        let (acceptor, mut queues) = listeners.split(1);
-        let (trigger, guard) = drain();
-        let acceptor = tokio::spawn(acceptor.run(guard));
-        assert!(trigger.drain(Duration::from_secs(60)).await, "the acceptor holds nothing up");
-        assert!(tokio::net::TcpStream::connect(addresses.inbound[0]).await.is_err());
-        let _client = tokio::net::TcpStream::connect(addresses.outbound.unwrap()).await.unwrap();
-        assert!(matches!(queues[0].queue.recv().await, Some(Handed { door: Door::Outbound, .. })));
-        acceptor.abort();
-    }
-
-    #[tokio::test]
-    async fn connections_above_the_limit_are_closed() {
-        use tokio::io::AsyncReadExt;
-        let listeners = Listeners::bind(&Options { max_connections: 1, ..options(1) }).unwrap();
-        let to = listeners.addresses().inbound[0];
-        let (acceptor, mut queues) = listeners.split(1);
-        let (_trigger, guard) = drain();
-        let clients = async {
-            let _first = tokio::net::TcpStream::connect(to).await.unwrap();
-            let held = queues[0].queue.recv().await.unwrap();
-            let mut second = tokio::net::TcpStream::connect(to).await.unwrap();
-            assert_eq!(second.read(&mut [0]).await.unwrap(), 0);
-            drop(held);
-            let _third = tokio::net::TcpStream::connect(to).await.unwrap();
-            assert!(queues[0].queue.recv().await.is_some());
-        };
-        tokio::select! {
-            () = acceptor.run(guard) => unreachable!("it accepts for ever"),
-            () = clients => {}
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,18 @@
+//! gRPC's own xDS client against the control plane. `MESH_GRPC_PYTHON` names a Python with grpcio.
+
+use mesh_test::scenario::grpc;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resolves_and_follows() -> anyhow::Result<()> {
+    Box::pin(grpc::resolves_and_follows()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secured() -> anyhow::Result<()> {
+    Box::pin(grpc::secured()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plaintext_is_refused_by_strict_servers() -> anyhow::Result<()> {
+    Box::pin(grpc::plaintext_is_refused_by_strict_servers()).await
+}
