@@ -55,8 +55,8 @@ pub(super) async fn a_silent_peer_is_noticed(world: &World) -> Result<()> {
     let (waiting, late, idle) =
         timeout(Duration::from_secs(200), all).await.context("a silent peer is not noticed")?;
     for (what, (took, said, end), limit) in [
-        ("a request that waits for its answer", waiting, 90),
-        ("a request that is sent then", late, 90),
+        ("a request that waits for its answer", waiting, 110),
+        ("a request that is sent then", late, 110),
         ("an idle connection", idle, 90),
     ] {
         figure(&format!("{what}, the peer is gone: ends after"), format!("{took:?}"));

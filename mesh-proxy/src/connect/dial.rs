@@ -2,6 +2,9 @@
 //! identity is not known is never dialled, and a failed handshake never ends in plaintext.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use mesh_common::xds::names::ALPN_TCP;
 
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
@@ -11,6 +14,11 @@ use crate::config::cluster::{Bind, Cluster, Endpoint, EndpointTls, UpstreamTls};
 use crate::connection::Io;
 use crate::telemetry::ResponseFlags;
 use crate::worker::Worker;
+
+/// How long bytes of a request may be on their way without a word from the peer's kernel, or wait for an
+/// application that does not read them, before it counts as gone; the kernel itself would try for a quarter of an
+/// hour. Opaque connections are not judged: their applications may have reasons.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 
 /// Whether connections to this endpoint are secured by the mesh.
 pub(crate) fn is_mutual(cluster: &Cluster, endpoint: &Endpoint) -> bool {
@@ -46,20 +54,26 @@ async fn connect(
             return Err(failed(endpoint.address, "it takes mutual TLS only, and its cluster has none"));
         }
         (_, EndpointTls::Plaintext) => {
-            return Ok(tcp(worker, cluster, endpoint.address).await?.into());
+            return Ok(tcp(worker, cluster, endpoint.address, alpn).await?.into());
         }
     };
-    let stream = tcp(worker, cluster, endpoint.address).await?;
+    let stream = tcp(worker, cluster, endpoint.address, alpn).await?;
     let tls = worker.tls.connect(stream, mesh, identity, alpn).await;
     tls.map(Io::from).map_err(|error| failed(endpoint.address, &error.to_string()))
 }
 
-async fn tcp(worker: &Worker, cluster: &Cluster, to: SocketAddr) -> Result<TcpStream, UpstreamError> {
+async fn tcp(
+    worker: &Worker,
+    cluster: &Cluster,
+    to: SocketAddr,
+    alpn: &str,
+) -> Result<TcpStream, UpstreamError> {
     if worker.own.holds(to) {
         let reason = format!("{to} is this proxy itself: the connection would come back for ever");
         return Err(UpstreamError::new(ResponseFlags::NO_ROUTE, reason));
     }
-    open(source(cluster.bind, worker.source_ip, to.ip()), to)
+    let unacknowledged = (alpn != ALPN_TCP).then_some(UNACKNOWLEDGED);
+    open(source(cluster.bind, worker.source_ip, to.ip()), to, unacknowledged)
         .await
         .map_err(|error| failed(to, &error.to_string()))
 }
@@ -75,13 +89,20 @@ fn source(bind: Bind, pod: Option<IpAddr>, to: IpAddr) -> Option<IpAddr> {
     own.or(pod.filter(|pod| to.is_loopback() && pod.is_ipv4() == to.is_ipv4()))
 }
 
-async fn open(from: Option<IpAddr>, to: SocketAddr) -> std::io::Result<TcpStream> {
+async fn open(
+    from: Option<IpAddr>,
+    to: SocketAddr,
+    unacknowledged: Option<Duration>,
+) -> std::io::Result<TcpStream> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(from) = from {
         socket.bind(SocketAddr::new(from, 0))?;
     }
     socket.set_nodelay(true)?;
     SockRef::from(&socket).set_tcp_keepalive(&keepalive())?;
+    if unacknowledged.is_some() {
+        SockRef::from(&socket).set_tcp_user_timeout(unacknowledged)?;
+    }
     socket.connect(to).await
 }
 
