@@ -1,6 +1,8 @@
 //! End-to-end tests of the mesh as a whole. Each runs alone or with others, by name; the last line counts them.
 
+mod cluster;
 mod netns;
+mod runner;
 
 use std::process::ExitCode;
 
@@ -18,15 +20,26 @@ struct Options {
 enum Command {
     /// Pods as network namespaces on this machine, their traffic captured. Needs root.
     Netns(netns::Options),
+    /// Make a cluster, or take one, and install the mesh in it.
+    Up(cluster::Up),
+    /// Test the mesh in the cluster that `up` left.
+    Test(cluster::Test),
+    /// Remove what `up` made.
+    Down(cluster::Down),
 }
 
 fn main() -> ExitCode {
-    let Options { command: Command::Netns(options) } = Options::parse();
-    match netns::run(&options) {
+    let outcome = match Options::parse().command {
+        Command::Netns(options) => netns::run(&options),
+        Command::Up(options) => cluster::up(&options).map(|()| true),
+        Command::Test(options) => cluster::test(&options),
+        Command::Down(options) => cluster::down(&options).map(|()| true),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            netns::say(&format!("e2e: {error:#}"));
+            runner::say(&format!("e2e: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -20,21 +20,24 @@ use crate::serve::delta::TypeStatus;
 use crate::serve::discovery::{Discovery, Stream};
 use crate::serve::{inspect, recorder::Client};
 use crate::translate::translate;
+use crate::watch::health::WatchHealth;
 
 #[derive(Clone)]
 struct Pages {
     model: SharedModel,
     discovery: Arc<Discovery>,
+    watches: WatchHealth,
 }
 
-/// `/debug/streams`, `/debug/routes`, `/debug/config-errors`, `/debug/resource`.
-pub fn pages(model: SharedModel, discovery: Arc<Discovery>) -> Router {
+/// `/debug/streams`, `/debug/routes`, `/debug/config-errors`, `/debug/watches`, `/debug/resource`.
+pub fn pages(model: SharedModel, discovery: Arc<Discovery>, watches: WatchHealth) -> Router {
     Router::new()
         .route("/debug/streams", get(streams))
         .route("/debug/routes", get(routes))
         .route("/debug/config-errors", get(config_errors))
+        .route("/debug/watches", get(watch_statuses))
         .route("/debug/resource", get(resource))
-        .with_state(Pages { model, discovery })
+        .with_state(Pages { model, discovery, watches })
 }
 
 async fn streams(State(pages): State<Pages>) -> Json<Value> {
@@ -85,6 +88,11 @@ async fn routes(State(pages): State<Pages>) -> Json<Value> {
 async fn config_errors(State(pages): State<Pages>) -> Json<Value> {
     let page = |error: crate::model::store::ConfigError| json!({ "file": error.file, "line": error.line, "reason": error.reason });
     Json(pages.model.config_errors().into_iter().map(page).collect())
+}
+
+async fn watch_statuses(State(pages): State<Pages>) -> Json<Value> {
+    let watches = pages.watches.statuses();
+    Json(watches.iter().map(|status| serde_json::to_value(status).unwrap_or_default()).collect())
 }
 
 #[derive(Deserialize)]

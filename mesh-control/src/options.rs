@@ -4,19 +4,32 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
-use mesh_common::options::{LogOptions, duration};
+use clap::{ArgGroup, Parser};
+use mesh_common::options::{LogOptions, duration, kubernetes_name};
 
 /// The control plane: reads configuration, serves it to proxies, signs their certificates.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "mesh-control", version)]
+#[command(name = "mesh-control", version, group = ArgGroup::new("source").required(true).args(["kubernetes", "config_dir"]))]
 pub struct Options {
-    /// The folder of manifests to read and follow.
-    #[arg(long, value_name = "DIR", env = "MESH_CONFIG_DIR")]
-    pub config_dir: PathBuf,
-    /// The folder that keeps the root certificate and keys; made if it is not there.
-    #[arg(long, value_name = "DIR", env = "MESH_STATE_DIR")]
-    pub state_dir: PathBuf,
+    /// Read and follow the objects of Kubernetes: of the cluster that this runs in, or of KUBECONFIG's.
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// The folder of manifests to read and follow, without Kubernetes.
+    #[arg(long, value_name = "DIR", env = "MESH_CONFIG_DIR", requires = "state_dir")]
+    pub config_dir: Option<PathBuf>,
+    /// The folder that keeps the root certificate and keys; made if it is not there. Kubernetes keeps them itself.
+    #[arg(long, value_name = "DIR", env = "MESH_STATE_DIR", conflicts_with = "kubernetes")]
+    pub state_dir: Option<PathBuf>,
+    /// The name of the pod that this runs in, by which replicas know each other.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "MESH_POD_NAME",
+        value_parser = kubernetes_name,
+        required_if_eq("kubernetes", "true"),
+        conflicts_with = "config_dir"
+    )]
+    pub pod_name: Option<String>,
     /// Where proxies connect: configuration and certificates, over TLS. Port 0 picks a free one.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15012")]
     pub xds_address: SocketAddr,
@@ -30,14 +43,17 @@ pub struct Options {
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = leaf_lifetime)]
     pub leaf_lifetime: Duration,
     /// Sign with this issuer instead of the root of the state folder: its chain, issuer first, root last.
-    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    #[arg(long, value_name = "FILE", requires = "ca_key", conflicts_with = "kubernetes")]
     pub ca_cert_chain: Option<PathBuf>,
     /// The key of that issuer, PKCS#8.
-    #[arg(long, value_name = "FILE", requires = "ca_cert_chain")]
+    #[arg(long, value_name = "FILE", requires = "ca_cert_chain", conflicts_with = "kubernetes")]
     pub ca_key: Option<PathBuf>,
     /// The namespace of mesh-control itself; part of the name that proxies know it by.
     #[arg(long, default_value = "mesh-system", value_parser = namespace)]
     pub namespace: String,
+    /// The id of this cluster, as proxies and metrics name it.
+    #[arg(long, value_name = "NAME", default_value = "Kubernetes", value_parser = cluster)]
+    pub cluster: String,
     /// Streams that may be open at once.
     #[arg(long, value_name = "NUMBER", default_value = "20000", value_parser = count)]
     pub max_streams: usize,
@@ -50,6 +66,39 @@ pub struct Options {
     /// How to log.
     #[command(flatten)]
     pub log: LogOptions,
+}
+
+/// Where objects come from, and with them keys and the proof of tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A folder of manifests; a folder of keys.
+    Folder {
+        /// The manifests.
+        config: PathBuf,
+        /// Keys, and what was good last.
+        state: PathBuf,
+        /// Chain and key of an issuer that takes the place of the state folder's root.
+        issuer: Option<(PathBuf, PathBuf)>,
+    },
+    /// The API server.
+    Kubernetes {
+        /// Our own pod.
+        pod: String,
+    },
+}
+
+impl Options {
+    /// The one source that the command line names.
+    pub fn source(&self) -> Source {
+        match (&self.config_dir, &self.state_dir) {
+            (Some(config), Some(state)) => Source::Folder {
+                config: config.clone(),
+                state: state.clone(),
+                issuer: self.ca_cert_chain.clone().zip(self.ca_key.clone()),
+            },
+            _ => Source::Kubernetes { pod: self.pod_name.clone().unwrap_or_default() },
+        }
+    }
 }
 
 fn leaf_lifetime(text: &str) -> Result<Duration, String> {
@@ -76,6 +125,15 @@ fn namespace(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("it is not the name of a namespace".to_owned())
+    }
+}
+
+fn cluster(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if (1..=63).contains(&text.len()) && text.chars().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("it must have 1 to 63 letters, digits, dashes, dots or underscores".to_owned())
     }
 }
 
@@ -110,10 +168,47 @@ mod tests {
             (&["--max-streams-per-pod", "0"], "--max-streams-per-pod"),
             (&["--max-streams", "many"], "between 1 and"),
             (&["--ack-timeout", "0s"], "--ack-timeout"),
+            (&["--cluster", "a b"], "--cluster"),
+            (&["--pod-name", "mesh-control-1"], "--pod-name"),
+            (&["--kubernetes"], "--kubernetes"),
             (&["--bogus"], "--bogus"),
         ] {
             let error = parse(arguments).unwrap_err();
             assert!(error.contains(word), "{error}");
+        }
+    }
+
+    /// Exactly one source, with all that belongs to it and nothing of the other's.
+    #[test]
+    fn one_source() {
+        let parse = |text: &str| {
+            let words = ["mesh-control"].into_iter().chain(text.split_whitespace());
+            Options::try_parse_from(words).map(|options| options.source()).map_err(|error| error.to_string())
+        };
+        let folder = |issuer| Source::Folder { config: "c".into(), state: "s".into(), issuer };
+        let good = [
+            ("--config-dir c --state-dir s", folder(None)),
+            (
+                "--config-dir c --state-dir s --ca-cert-chain x --ca-key y",
+                folder(Some(("x".into(), "y".into()))),
+            ),
+            ("--kubernetes --pod-name p-1", Source::Kubernetes { pod: "p-1".to_owned() }),
+        ];
+        for (text, expected) in good {
+            assert_eq!(parse(text).unwrap(), expected, "{text}");
+        }
+        for (text, word) in [
+            ("", "--kubernetes|--config-dir"),
+            ("--config-dir c", "--state-dir"),
+            ("--state-dir s", "--config-dir"),
+            ("--kubernetes", "--pod-name"),
+            ("--kubernetes --pod-name p --config-dir c --state-dir s", "cannot be used with"),
+            ("--kubernetes --pod-name p --state-dir s", "cannot be used with"),
+            ("--kubernetes --pod-name p --ca-cert-chain x --ca-key y", "cannot be used with"),
+            ("--kubernetes --pod-name P", "lower-case"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
         }
     }
 }

@@ -2,12 +2,13 @@
 //! of any part is here.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use arc_swap::ArcSwap;
-use mesh_common::process::{DrainGuard, Readiness, drain, terminated};
+use mesh_common::process::{DrainGuard, DrainStarter, Readiness, drain, terminated};
 use mesh_common::spiffe::SpiffeId;
 use mesh_common::telemetry::admin::{self as admin_server, AdminState};
 use mesh_common::telemetry::log::LogLevel;
@@ -22,6 +23,7 @@ use crate::identity::{self, Identity};
 use crate::listener::{self, Accepted, Listeners};
 use crate::options::RunOptions;
 use crate::own_labels::OwnLabels;
+use crate::pod::{self, Port};
 use crate::telemetry::{AccessLogger, Limits, Telemetry};
 use crate::tls::TlsContext;
 use crate::worker::{Worker, WorkerParts};
@@ -55,6 +57,7 @@ pub async fn run(options: RunOptions, log_level: LogLevel) -> anyhow::Result<()>
     let (trigger, guard) = drain();
     let listeners = Listeners::bind(&startup::listen_options(&options))?;
     let admin_listener = startup::bind_admin(&options).await?;
+    let ports = startup::bind_ports(&options)?;
     let (admin_address, addresses) = (admin_listener.local_addr()?, listeners.addresses().clone());
 
     let count = options.workers.map_or_else(cpu::limit, usize::from);
@@ -74,14 +77,13 @@ pub async fn run(options: RunOptions, log_level: LogLevel) -> anyhow::Result<()>
     ));
     tasks.spawn(housekeeping(shared.telemetry.clone(), shared.status.clone()));
     tasks.spawn(acceptor.run(guard.clone()));
-    let (drain_asked, mut drain_requests) = mpsc::channel(1);
     let pages = Pages {
         store: Arc::clone(&shared.store),
         xds: shared.status.clone(),
         tls: shared.tls.clone(),
         addresses: addresses.clone(),
         node: startup::node(&options).node().id,
-        drain: drain_asked,
+        drain: trigger.starter(),
     };
     let common = AdminState {
         readiness: shared.readiness.clone(),
@@ -89,14 +91,21 @@ pub async fn run(options: RunOptions, log_level: LogLevel) -> anyhow::Result<()>
         log_level: Some(log_level),
     };
     tasks.spawn(serve_admin(admin_listener, admin::router(pages, common)));
+    let pod_addresses = ports.addresses();
+    tasks.spawn(ports.serve(pod_pages(&options, &shared, &pod_addresses, trigger.starter())));
+    tasks.spawn(pod::until_ready(
+        shared.readiness.clone(),
+        options.control.clone(),
+        shared.status.clone(),
+        options.trust_bundle.clone().map(|path| pod::LateBundle { path, tls: shared.tls.clone() }),
+    ));
     if let Some(path) = &options.address_file {
-        startup::write_addresses(path, admin_address, &addresses)?;
+        startup::write_addresses(path, admin_address, &addresses, &pod_addresses)?;
     }
     tracing::info!(workers = count, admin = %admin_address, "proxy started");
 
     let why = tokio::select! {
         signal = terminated() => signal?,
-        Some(()) = drain_requests.recv() => "POST /drain",
         Some(ended) = workers.join_next() => return Err(anyhow!("a data worker ended: {ended:?}")),
     };
     tracing::info!(reason = why, deadline = ?options.drain_deadline, "draining");
@@ -110,7 +119,7 @@ pub async fn run(options: RunOptions, log_level: LogLevel) -> anyhow::Result<()>
 fn share(options: &RunOptions) -> anyhow::Result<(Shared, mpsc::Receiver<Demand>)> {
     let id = options.identity()?;
     let tls = TlsContext::new();
-    tls.set_bundle(startup::read_bundle(&options.trust_bundle)?);
+    tls.set_bundle(startup::roots(options)?);
     startup::check_token(&options.token_file)?;
     let telemetry = Telemetry::new(Limits::default(), AccessLogger::start(io::stdout())?);
     let (store, demands) = Store::new(options.lookup_timeout);
@@ -194,6 +203,29 @@ fn start_workers(parts: &WorkerParts, queues: Vec<Accepted>) -> io::Result<JoinS
         });
     }
     Ok(workers)
+}
+
+/// What the ports of the pod answer from.
+fn pod_pages(
+    options: &RunOptions,
+    shared: &Shared,
+    addresses: &[(Port, SocketAddr)],
+    drain: DrainStarter,
+) -> pod::Pages {
+    let status = addresses.iter().find(|(port, _)| *port == Port::Status);
+    pod::Pages {
+        readiness: shared.readiness.clone(),
+        drain,
+        registry: shared.telemetry.registry(),
+        metrics: shared.telemetry.proxy().clone(),
+        reach: pod::Reach {
+            pod_ip: options.pod_ip,
+            captured: options.capture,
+            own_port: status.map_or(0, |(_, address)| address.port()),
+        },
+        probes: options.app_probes.clone().unwrap_or_default(),
+        app_metrics: options.app_metrics.clone(),
+    }
 }
 
 async fn serve_admin(listener: TcpListener, pages: axum::Router) {

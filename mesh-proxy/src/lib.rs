@@ -12,6 +12,7 @@ pub mod identity;
 pub mod listener;
 pub mod options;
 pub mod own_labels;
+pub mod pod;
 pub mod redirect;
 mod startup;
 mod state_dir;

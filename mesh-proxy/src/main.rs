@@ -7,6 +7,7 @@ use clap::error::ErrorKind;
 use mesh_common::telemetry::log;
 use mesh_proxy::app;
 use mesh_proxy::options::{CertificateOptions, Command, Options, RunOptions, sentence};
+use mesh_proxy::pod::command;
 use mesh_proxy::{identity, redirect};
 
 // Idle it costs under a megabyte more than the system's; under load it keeps threads apart and memory whole.
@@ -21,6 +22,8 @@ fn main() -> ExitCode {
     let result = match options.command {
         Command::Run(options) => run(*options),
         Command::Redirect(options) => redirect::run(&options).map_err(Into::into),
+        Command::Wait(options) => ask(command::wait(&options)),
+        Command::Drain(options) => ask(command::drain(&options)),
         Command::Certificate(options) => certificate(*options),
     };
     match result {
@@ -33,6 +36,12 @@ fn run(options: RunOptions) -> anyhow::Result<()> {
     let log_level = log::init(&options.log)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(Box::pin(app::run(options, log_level)))
+}
+
+/// A question to the proxy that runs already; nothing is set up that takes time.
+fn ask(question: impl Future<Output = Result<(), command::AskError>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(question)?)
 }
 
 fn certificate(options: CertificateOptions) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ use mesh_common::options::{LogOptions, duration, kubernetes_name};
 use mesh_common::spiffe::{InvalidSpiffeId, SpiffeId, is_kubernetes_name, is_trust_domain};
 
 use crate::listener::InboundPort;
+use crate::pod::{AppMetrics, AppProbes};
 use crate::redirect::RedirectOptions;
 
 /// The data plane of the mesh.
@@ -28,6 +29,11 @@ pub enum Command {
     Run(Box<RunOptions>),
     /// Send the pod's connections through the proxy: write the rules into its network namespace.
     Redirect(RedirectOptions),
+    /// Wait until the proxy of this pod is ready.
+    Wait(WaitOptions),
+    /// Tell the proxy of this pod that the pod is about to end, and return at once: it says so to clients, takes no
+    /// new work after a moment, and still carries what the application sends.
+    Drain(DrainOptions),
     /// Write a pod's certificate to files, for a data plane that is not ours: Envoy, gRPC.
     Certificate(Box<CertificateOptions>),
 }
@@ -41,9 +47,13 @@ pub struct RunOptions {
     /// The DNS name that mesh-control's certificate must carry.
     #[arg(long, value_name = "NAME", default_value = "mesh-control.mesh-system.svc", value_parser = dns_name)]
     pub control_name: String,
-    /// The mesh's roots, PEM, for the first contact; later ones come from mesh-control.
-    #[arg(long, value_name = "FILE")]
-    pub trust_bundle: PathBuf,
+    /// The mesh's roots, PEM, for the first contact; later ones come from mesh-control. It may be missing where
+    /// --trust-bundle-pem has some; then it is looked for again until the proxy is ready.
+    #[arg(long, value_name = "FILE", required_unless_present = "trust_bundle_pem")]
+    pub trust_bundle: Option<PathBuf>,
+    /// Roots, PEM, beside those of --trust-bundle.
+    #[arg(long, value_name = "PEM", env = "MESH_TRUST_BUNDLE", hide_env_values = true)]
+    pub trust_bundle_pem: Option<String>,
     /// The service-account token; read again each time, because it is replaced.
     #[arg(long, value_name = "FILE")]
     pub token_file: PathBuf,
@@ -71,6 +81,21 @@ pub struct RunOptions {
     /// The Kubernetes node.
     #[arg(long, default_value = "")]
     pub node: String,
+    /// What owns the pod, such as its Deployment, for metrics; by default the pod.
+    #[arg(long, value_name = "NAME", env = "MESH_WORKLOAD", default_value = "")]
+    pub workload: String,
+    /// The pod's label `app`, for metrics.
+    #[arg(long, value_name = "NAME", env = "MESH_APP", default_value = "")]
+    pub app: String,
+    /// The pod's label `version`, for metrics.
+    #[arg(long, value_name = "NAME", env = "MESH_APP_VERSION", default_value = "")]
+    pub app_version: String,
+    /// The service that the pod is known as in metrics.
+    #[arg(long, value_name = "NAME", env = "MESH_CANONICAL_NAME", default_value = "")]
+    pub canonical_name: String,
+    /// The revision that the pod is known as in metrics.
+    #[arg(long, value_name = "NAME", env = "MESH_CANONICAL_REVISION", default_value = "")]
+    pub canonical_revision: String,
     /// Take connections to LISTEN for the application at APP, both IP:PORT; may be given several times.
     #[arg(long, value_name = "LISTEN=APP", value_parser = inbound)]
     pub inbound: Vec<InboundPort>,
@@ -89,6 +114,22 @@ pub struct RunOptions {
     /// Health, metrics and debug pages.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15000")]
     pub admin: SocketAddr,
+    /// Merged metrics, probes and lifecycle handlers of the application, for kubelet and Prometheus; with --capture
+    /// 15020 unless said otherwise, else none.
+    #[arg(long, value_name = "PORT")]
+    pub status_port: Option<u16>,
+    /// Readiness, for kubelet; with --capture 15021 unless said otherwise, else none.
+    #[arg(long, value_name = "PORT")]
+    pub ready_port: Option<u16>,
+    /// The proxy's own metrics, for Prometheus; with --capture 15090 unless said otherwise, else none.
+    #[arg(long, value_name = "PORT")]
+    pub stats_port: Option<u16>,
+    /// Probes and handlers of the application, by path: the pages of --status-port beside its own.
+    #[arg(long, value_name = "JSON", env = "MESH_APP_PROBES", hide_env_values = true, value_parser = app_probes)]
+    pub app_probes: Option<AppProbes>,
+    /// Where the application serves metrics, which are merged with the proxy's: {"port":8080,"path":"/metrics"}.
+    #[arg(long, value_name = "JSON", env = "MESH_APP_METRICS", hide_env_values = true, value_parser = app_metrics)]
+    pub app_metrics: Option<AppMetrics>,
     /// Write the addresses to this file, as JSON, once they are served.
     #[arg(long, value_name = "FILE")]
     pub address_file: Option<PathBuf>,
@@ -102,15 +143,39 @@ pub struct RunOptions {
     /// How long a connection waits for configuration that is not there yet.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub lookup_timeout: Duration,
-    /// How long connections may take to finish once the process is told to stop.
+    /// How long connections may take to finish once the process is told to stop by SIGTERM.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub drain_deadline: Duration,
-    /// How long inbound connections are still accepted then, so that clients learn of it first.
+    /// How long inbound connections are still accepted once the drain has begun, by `mesh-proxy drain` or by SIGTERM, so
+    /// that clients learn of it first.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub drain_propagation: Duration,
+    /// How long after the application's last connection new ones are still taken then: beside a proxy that is told to
+    /// stop at the same time, it may be at work still.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub drain_linger: Duration,
     /// How to log.
     #[command(flatten)]
     pub log: LogOptions,
+}
+
+/// How the proxy is waited for.
+#[derive(Debug, Clone, Args)]
+pub struct WaitOptions {
+    /// Where the proxy serves its admin pages.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15000")]
+    pub admin: SocketAddr,
+    /// How long at most.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// Which proxy is told to drain.
+#[derive(Debug, Clone, Args)]
+pub struct DrainOptions {
+    /// Where the proxy serves its admin pages.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15000")]
+    pub admin: SocketAddr,
 }
 
 /// How a pod's certificate gets into files.
@@ -195,6 +260,14 @@ fn inbound(text: &str) -> Result<InboundPort, String> {
     Ok(InboundPort { listen: parse(listen)?, app: parse(app)? })
 }
 
+fn app_probes(text: &str) -> Result<AppProbes, String> {
+    AppProbes::from_json(text)
+}
+
+fn app_metrics(text: &str) -> Result<AppMetrics, String> {
+    AppMetrics::from_json(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,7 +293,7 @@ mod tests {
         let all = NEEDED.iter().chain(more);
         match Options::try_parse_from(all).map_err(|e| sentence(&e))?.command {
             Command::Run(options) => Ok(*options),
-            Command::Redirect(_) | Command::Certificate(_) => Err("another command".to_owned()),
+            _ => Err("another command".to_owned()),
         }
     }
 

@@ -21,12 +21,16 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What the flags tell.
 pub fn from_flags(options: &RunOptions, id: &SpiffeId) -> WorkloadLabels {
+    let workload = if options.workload.is_empty() { &options.pod } else { &options.workload };
     WorkloadLabels {
-        workload: options.pod.clone(),
+        workload: workload.clone(),
         namespace: options.namespace.clone(),
+        canonical_service: options.canonical_name.clone(),
+        canonical_revision: options.canonical_revision.clone(),
+        app: options.app.clone(),
+        version: options.app_version.clone(),
         cluster: options.cluster.clone(),
         principal: id.as_str().to_owned(),
-        ..WorkloadLabels::default()
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Binaries {
     pub control: PathBuf,
     /// `mesh-proxy`.
     pub proxy: PathBuf,
+    /// `mesh-injector`.
+    pub injector: PathBuf,
     /// `meshctl`.
     pub meshctl: PathBuf,
 }
@@ -52,5 +54,10 @@ fn build() -> Result<Binaries> {
         .context("cargo cannot be started")?;
     ensure!(status.success(), "the programs of the mesh do not build");
     let path = |name: &str| folder.join(name);
-    Ok(Binaries { control: path("mesh-control"), proxy: path("mesh-proxy"), meshctl: path("meshctl") })
+    Ok(Binaries {
+        control: path("mesh-control"),
+        proxy: path("mesh-proxy"),
+        injector: path("mesh-injector"),
+        meshctl: path("meshctl"),
+    })
 }

@@ -105,10 +105,21 @@ impl Authority {
     /// # Errors
     /// When the request cannot be read.
     pub fn sign(&self, csr_pem: &str) -> Result<String> {
+        self.sign_with(csr_pem, &[])
+    }
+
+    /// The same, with these DNS names beside what is asked for.
+    ///
+    /// # Errors
+    /// When the request cannot be read or a name is none.
+    pub fn sign_with(&self, csr_pem: &str, dns: &[&str]) -> Result<String> {
         let mut request = rcgen::CertificateSigningRequestParams::from_pem(csr_pem)?;
         let now = SystemTime::now();
         request.params.not_before = (now - HOUR).into();
         request.params.not_after = (now + HOUR).into();
+        for name in dns {
+            request.params.subject_alt_names.push(SanType::DnsName((*name).try_into()?));
+        }
         Ok(request.signed_by(&self.issuer)?.pem())
     }
 }

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use mesh_common::xds::names::TOKEN_AUDIENCE;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 use crate::binaries::binaries;
-use crate::client::{CONTROL_NAME, HttpClient, exchange};
-use crate::process::Process;
+use crate::client::{CONTROL_NAME, Dialer, HttpClient, exchange};
+use crate::place::Place;
+use crate::process::{PROXY_UID, Process, Start};
 use crate::topology::NAMESPACE;
-use crate::world::World;
+use crate::world::{self, World};
 
 /// The two forms of xDS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +30,8 @@ pub enum Form {
 /// A running Envoy.
 #[derive(Debug)]
 pub struct Envoy {
-    /// Its forward-proxy port.
-    pub proxy: SocketAddr,
+    dialer: Dialer,
+    place: Place,
     admin: SocketAddr,
     process: Mutex<Process>,
     _certificate: Process,
@@ -39,18 +39,19 @@ pub struct Envoy {
 
 /// What one is started with.
 #[derive(Debug, Clone, Copy)]
-struct Start<'a> {
+struct Own<'a> {
     world: &'a World,
     pod: &'a str,
     ip: IpAddr,
+    captured: bool,
     certificates: &'a Path,
     form: Form,
     app: Option<SocketAddr>,
 }
 
 impl Envoy {
-    /// Starts `program` as the sidecar of a pod that runs none of ours, before `app` if there is one; returns when
-    /// it has all its configuration.
+    /// Starts `program` as the sidecar of a pod that runs none of ours; returns when it has all its configuration.
+    /// In a network namespace the pod's traffic is captured; elsewhere `app`, if there is one, is behind its port.
     ///
     /// # Errors
     /// When it does not start; with the end of its log.
@@ -62,14 +63,18 @@ impl Envoy {
         form: Form,
         app: Option<SocketAddr>,
     ) -> Result<Self> {
+        let place = world.pod(pod)?.place().clone();
+        let captured = is_captured(&place);
+        if captured {
+            world::redirect(&place, &[]).await?;
+        }
         let (certificates, certificate) = certificate(world, pod, service_account).await?;
         let ip = world.pod(pod)?.ip();
-        let start = Start { world, pod, ip, certificates: &certificates, form, app };
+        let own = Own { world, pod, ip, captured, certificates: &certificates, form, app };
         let token = world.token(pod, service_account, TOKEN_AUDIENCE).await?;
-        let folder = world.scratch();
-        let (file, admin_file) =
-            (folder.join(format!("{pod}-envoy.json")), folder.join(format!("{pod}-envoy.admin")));
-        std::fs::write(&file, start.bootstrap(&token).to_string())?;
+        let folder = certificates.parent().context("the certificate is in no folder")?;
+        let (file, admin_file) = (folder.join("envoy.json"), folder.join("envoy.admin"));
+        std::fs::write(&file, own.bootstrap(&token).to_string())?;
         let mut arguments: Vec<OsString> = vec!["-c".into(), file.into()];
         arguments.extend(["--admin-address-path".into(), admin_file.clone().into()]);
         arguments.extend(
@@ -83,18 +88,22 @@ impl Envoy {
             ]
             .map(OsString::from),
         );
-        let log = folder.join(format!("{pod}-envoy.log"));
-        let mut process = Process::start(&format!("the Envoy of {pod}"), program, arguments, log).await?;
+        let start = Start::new(&format!("the Envoy of {pod}"), program).arguments(arguments);
+        let start = start.log(world.scratch().join(format!("{pod}-envoy.log")));
+        let mut process = in_the_pod(start, &place).spawn().await?;
         let (admin, _) =
             process.wait(async || std::fs::read_to_string(&admin_file).ok()?.trim().parse().ok()).await?;
-        process.wait(async || page(admin, "/ready").await.ok()).await?;
-        let proxy = SocketAddr::from((ip, world.port() + 1));
-        Ok(Self { proxy, admin, process: Mutex::new(process), _certificate: certificate })
+        process.wait(async || page(&place, admin, "/ready").await.ok()).await?;
+        let dialer = match captured {
+            true => world.pod(pod)?.dialer(),
+            false => Dialer::Forward(SocketAddr::from((ip, world.port() + 1))),
+        };
+        Ok(Self { dialer, place, admin, process: Mutex::new(process), _certificate: certificate })
     }
 
-    /// An HTTP client of its forward-proxy port.
+    /// An HTTP client in its pod.
     pub fn client(&self) -> HttpClient {
-        HttpClient::new(self.proxy)
+        HttpClient::with(self.dialer.clone())
     }
 
     /// A counter or gauge, 0 when absent; the sum when several end in `name`.
@@ -102,7 +111,7 @@ impl Envoy {
     /// # Errors
     /// When it does not answer.
     pub async fn sum(&self, name: &str) -> Result<u64> {
-        let text = page(self.admin, "/stats").await?;
+        let text = page(&self.place, self.admin, "/stats").await?;
         let values = text.lines().filter_map(|line| line.split_once(": "));
         let values = values.filter(|(known, _)| known.ends_with(name));
         Ok(values.filter_map(|(_, value)| value.parse::<u64>().ok()).sum())
@@ -126,7 +135,7 @@ impl Envoy {
     /// # Errors
     /// When it does not answer.
     pub async fn serials(&self) -> Result<BTreeSet<String>> {
-        let page: Value = serde_json::from_str(&page(self.admin, "/certs").await?)?;
+        let page: Value = serde_json::from_str(&page(&self.place, self.admin, "/certs").await?)?;
         let places = page["certificates"].as_array().context("no certificates")?;
         let own = places.iter().filter_map(|place| place["cert_chain"].as_array()).flatten();
         Ok(own.filter_map(|one| one["serial_number"].as_str()).map(str::to_owned).collect())
@@ -138,18 +147,34 @@ impl Envoy {
     }
 }
 
+fn is_captured(place: &Place) -> bool {
+    matches!(place, Place::In(_))
+}
+
+/// As the user whose own traffic is not captured, where it would be.
+fn in_the_pod(start: Start, place: &Place) -> Start {
+    if is_captured(place) { start.place(place).user(PROXY_UID) } else { start }
+}
+
 /// `mesh-proxy certificate --watch` for a pod: the folder, once it is there, and the process.
 ///
 /// # Errors
 /// When no certificate comes.
 pub async fn certificate(world: &World, pod: &str, service_account: &str) -> Result<(PathBuf, Process)> {
-    let folder = world.scratch();
-    let (out, token) = (folder.join(format!("{pod}-certificate")), folder.join(format!("{pod}-token")));
+    let place = world.pod(pod)?.place();
+    let folder = world.scratch().join(format!("{pod}-own"));
+    std::fs::create_dir(&folder)?;
+    if is_captured(place) {
+        std::os::unix::fs::chown(&folder, Some(PROXY_UID), Some(PROXY_UID))?;
+    }
+    let (out, token, roots) =
+        (folder.join("certificate"), folder.join("token"), folder.join("first-root-cert.pem"));
     std::fs::write(&token, world.token(pod, service_account, TOKEN_AUDIENCE).await?)?;
+    std::fs::write(&roots, world.root_pem()?)?;
     let mut arguments: Vec<OsString> = vec!["certificate".into(), "--watch".into()];
     for (flag, value) in [
         ("--control", OsString::from(world.addresses().xds.to_string())),
-        ("--trust-bundle", world.state().join("root-cert.pem").into()),
+        ("--trust-bundle", roots.into()),
         ("--token-file", token.into()),
         ("--namespace", NAMESPACE.into()),
         ("--service-account", service_account.into()),
@@ -157,17 +182,22 @@ pub async fn certificate(world: &World, pod: &str, service_account: &str) -> Res
     ] {
         arguments.extend([flag.into(), value]);
     }
-    let log = folder.join(format!("{pod}-certificate.log"));
-    let mut process =
-        Process::start(&format!("the certificate of {pod}"), &binaries()?.proxy, arguments, log).await?;
+    let start = Start::new(&format!("the certificate of {pod}"), &binaries()?.proxy).arguments(arguments);
+    let start = start.log(world.scratch().join(format!("{pod}-certificate.log")));
+    let mut process = in_the_pod(start, place).spawn().await?;
     // The last file that is written.
     process.wait(async || out.join("envoy-roots.json").exists().then_some(())).await?;
     Ok((out, process))
 }
 
-impl Start<'_> {
+impl Own<'_> {
     fn bootstrap(&self, token: &str) -> Value {
-        let Self { ip, form, .. } = self;
+        let Self { ip, captured, form, .. } = self;
+        // Where pods share a machine, each dials from its own address.
+        let bind = match captured {
+            true => json!({}),
+            false => json!({ "upstream_bind_config": { "source_address": address(&ip.to_string(), 0) } }),
+        };
         let (api, metadata) = match form {
             Form::Delta => ("DELTA_GRPC", json!([])),
             Form::StateOfTheWorld => {
@@ -178,7 +208,7 @@ impl Start<'_> {
         json!({
             "node": self.node(),
             "admin": { "address": socket("127.0.0.1", 0) },
-            "cluster_manager": { "upstream_bind_config": { "source_address": address(&ip.to_string(), 0) } },
+            "cluster_manager": bind,
             "dynamic_resources": {
                 "cds_config": ads, "lds_config": ads,
                 "ads_config": {
@@ -193,11 +223,13 @@ impl Start<'_> {
     }
 
     fn node(&self) -> Value {
-        let Self { world, pod, ip, certificates, app, .. } = self;
+        let Self { world, pod, ip, captured, certificates, app, .. } = self;
         let mut metadata = json!({
-            "NAMESPACE": NAMESPACE, "NAME": pod, "INSTANCE_IPS": ip,
-            "MESH_CERTIFICATES": certificates, "HTTP_PROXY_PORT": (world.port() + 1).to_string(),
+            "NAMESPACE": NAMESPACE, "NAME": pod, "INSTANCE_IPS": ip, "MESH_CERTIFICATES": certificates,
         });
+        if !captured {
+            metadata["HTTP_PROXY_PORT"] = (world.port() + 1).to_string().into();
+        }
         if let Some(app) = app {
             metadata["MESH_INBOUND"] = format!("{ip}:{}={app}", world.port()).into();
         }
@@ -256,9 +288,9 @@ impl Start<'_> {
 }
 
 /// The text of an admin page.
-async fn page(admin: SocketAddr, path: &str) -> Result<String> {
+async fn page(place: &Place, admin: SocketAddr, path: &str) -> Result<String> {
     // Envoy's pages take no absolute URL, which is what a client of a forward proxy sends.
-    let reply = exchange(TcpStream::connect(admin).await?, &admin.to_string(), path).await?;
+    let reply = exchange(place.connect(admin).await?, &admin.to_string(), path).await?;
     ensure!(reply.status == 200, "{path}: {reply}");
     Ok(String::from_utf8(reply.body.to_vec())?)
 }

@@ -1,12 +1,14 @@
 //! Tools for tests: certificates, echo servers, clients, worlds of real processes, and the scenarios that
 //! show what the mesh does. No part of a running mesh may depend on this crate.
 
+pub mod app;
 pub mod binaries;
 pub mod certs;
 pub mod client;
 pub mod envoy;
 pub mod fake;
 pub mod grpc;
+pub mod kube_api;
 pub mod load;
 pub mod manifest;
 pub mod metrics;

@@ -262,6 +262,13 @@ impl PodSpec {
         self
     }
 
+    /// Labelled as meshed, but its sidecar is none of ours: the scenario itself starts it.
+    #[must_use]
+    pub fn with_a_strange_sidecar(mut self) -> Self {
+        self.sidecar = false;
+        self
+    }
+
     /// A relay on the wire before the pod's sidecar keeps every byte.
     #[must_use]
     pub fn relayed(mut self) -> Self {
@@ -276,7 +283,7 @@ impl PodSpec {
         self
     }
 
-    /// More arguments for its sidecar.
+    /// More arguments for its sidecar; `PORT` in them is the port that the pod serves.
     #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());

@@ -40,10 +40,7 @@ impl Wire {
     pub fn count(&self, marker: &[u8]) -> usize {
         match self {
             Self::Relay(relay) => relay.count(marker),
-            Self::Packets(packets) => {
-                let kept = packets.kept.lock().unwrap_or_else(PoisonError::into_inner);
-                kept.windows(marker.len()).filter(|window| *window == marker).count()
-            }
+            Self::Packets(packets) => packets.count(marker),
         }
     }
 
@@ -51,7 +48,7 @@ impl Wire {
     pub fn len(&self) -> usize {
         match self {
             Self::Relay(relay) => relay.len(),
-            Self::Packets(packets) => packets.kept.lock().unwrap_or_else(PoisonError::into_inner).len(),
+            Self::Packets(packets) => packets.bytes(),
         }
     }
 
@@ -77,6 +74,17 @@ impl Packets {
             .name("packets".to_owned())
             .spawn(move || keep(socket, pod, &copy, &stopped))?;
         Ok(Self { kept, _stop: stop.drop_guard() })
+    }
+
+    /// How many times `marker` passed, both directions.
+    pub fn count(&self, marker: &[u8]) -> usize {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.windows(marker.len()).filter(|window| *window == marker).count()
+    }
+
+    /// Bytes that passed.
+    pub fn bytes(&self) -> usize {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 

@@ -17,7 +17,7 @@ fn root() -> PathBuf {
 
 fn sources() -> Vec<Source> {
     let mut files = Vec::new();
-    for part in ["mesh-common", "mesh-proxy", "mesh-control", "mesh-cli"] {
+    for part in ["mesh-common", "mesh-proxy", "mesh-control", "mesh-injector", "mesh-cli"] {
         collect(&root().join(part).join("src"), &mut files);
     }
     assert!(files.len() > 30, "only {} files found", files.len());
@@ -92,6 +92,10 @@ fn kubernetes_types_stay_in_their_rooms() {
         "mesh-control/src/watch/",
         "mesh-control/src/ingest/",
         "mesh-control/src/status/",
+        "mesh-control/src/ca/kubernetes/",
+        "mesh-control/src/fault",
+        "mesh-control/src/lead/",
+        "mesh-injector/src/",
         "mesh-cli/src/",
     ];
     nobody_names(&["k8s_openapi", "gateway_api", "kube::"], |path| !in_any(path, &rooms));
@@ -130,6 +134,17 @@ fn pure_rooms_have_no_clock_and_no_io() {
         "mesh-control/src/translate/",
         "mesh-control/src/serve/delta",
         "mesh-control/src/status/conditions",
+        "mesh-injector/src/annotations",
+        "mesh-injector/src/conflicts",
+        "mesh-injector/src/decide",
+        "mesh-injector/src/difference",
+        "mesh-injector/src/inject/",
+        "mesh-injector/src/metrics_merge",
+        "mesh-injector/src/probes",
+        "mesh-injector/src/quantity",
+        "mesh-injector/src/review",
+        "mesh-injector/src/settings/",
+        "mesh-common/src/identity/schedule",
     ];
     let impure = [
         "Instant::now",
@@ -157,16 +172,28 @@ fn the_model_knows_neither_kubernetes_nor_protos() {
 #[test]
 fn binaries_do_not_depend_on_each_other() {
     for (part, others) in [
-        ("mesh-proxy", ["mesh-control", "mesh-cli"]),
-        ("mesh-control", ["mesh-proxy", "mesh-cli"]),
-        ("mesh-cli", ["mesh-proxy", "mesh-control"]),
-        ("mesh-common", ["mesh-proxy", "mesh-control"]),
+        ("mesh-proxy", ["mesh-control", "mesh-injector", "mesh-cli"]),
+        ("mesh-control", ["mesh-proxy", "mesh-injector", "mesh-cli"]),
+        ("mesh-injector", ["mesh-proxy", "mesh-control", "mesh-cli"]),
+        ("mesh-cli", ["mesh-proxy", "mesh-control", "e2e"]),
+        ("mesh-common", ["mesh-proxy", "mesh-control", "mesh-injector"]),
     ] {
         let manifest = fs::read_to_string(root().join(part).join("Cargo.toml")).unwrap();
         for other in others {
             assert!(!manifest.lines().any(|l| l.starts_with(other)), "{part} depends on {other}");
         }
     }
+}
+
+/// The pure part of the injector, which the command line may use without a cluster, talks to nobody.
+#[test]
+fn injection_needs_no_cluster() {
+    let words = ["kube::", "crate::namespaces", "crate::webhook", "crate::serve", "crate::events"];
+    nobody_names(&words, |path| {
+        ["inject/", "decide", "annotations", "probes", "metrics_merge", "conflicts", "settings/"]
+            .iter()
+            .any(|part| path.starts_with(&format!("mesh-injector/src/{part}")))
+    });
 }
 
 #[test]
@@ -182,7 +209,8 @@ fn files_stay_readable() {
 #[test]
 fn every_file_says_what_it_is_for() {
     let mut files = Vec::new();
-    for part in ["mesh-common", "mesh-proxy", "mesh-control", "mesh-cli", "mesh-test", "e2e"] {
+    for part in ["mesh-common", "mesh-proxy", "mesh-control", "mesh-injector", "mesh-cli", "mesh-test", "e2e"]
+    {
         collect(&root().join(part).join("src"), &mut files);
     }
     let silent: Vec<_> =

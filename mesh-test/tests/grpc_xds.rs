@@ -8,8 +8,13 @@ async fn resolves_and_follows() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn secured() -> anyhow::Result<()> {
-    Box::pin(grpc::secured()).await
+async fn secured_where_plaintext_is_refused() -> anyhow::Result<()> {
+    Box::pin(grpc::secured("STRICT")).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secured_where_plaintext_is_taken_too() -> anyhow::Result<()> {
+    Box::pin(grpc::secured("PERMISSIVE")).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,7 +25,8 @@ fn flags() -> Result<()> {
             .to_owned();
     for (program, commands) in [
         (&all.control, &[""][..]),
-        (&all.proxy, &["run"]),
+        (&all.proxy, &["run", "wait", "drain"]),
+        (&all.injector, &[""]),
         (&all.meshctl, &["", "demo", "status", "routes", "config", "token"]),
     ] {
         for command in commands {

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::table::figure;
+use crate::runner::figure;
 
 const MARKER: &str = "the-payloads-own-marker";
 

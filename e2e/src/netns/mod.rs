@@ -3,21 +3,18 @@
 
 mod broken;
 mod own;
+mod stranger;
 mod strict;
 mod table;
 
-use std::io::Write as _;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mesh_test::binaries::binaries;
 use mesh_test::namespace;
 
+use crate::runner;
 use table::Test;
-use tokio::time::Instant;
 
 /// Which tests run.
 #[derive(Debug, clap::Args)]
@@ -42,60 +39,28 @@ const DEADLINE: Duration = Duration::from_secs(400);
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let all = table::all();
     if options.list {
-        all.iter().for_each(|test| say(&format!("{}: {}", test.name, test.shows)));
+        runner::list(&all);
         return Ok(true);
     }
-    if let Some(unknown) = options.names.iter().find(|name| !all.iter().any(|test| test.name == **name)) {
-        bail!("there is no test {unknown}; `e2e netns --list` names them all");
-    }
+    let chosen = runner::choose(all, &options.names, "e2e netns --list")?;
     ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root: run this as root, or with sudo");
     binaries()?;
-    let chosen: Vec<Test> = all
-        .into_iter()
-        .filter(|test| options.names.is_empty() || options.names.iter().any(|name| name == test.name))
-        .collect();
-    let failed = run_all(&chosen, options.jobs.into());
-    say(&format!("{} passed, {} failed", chosen.len() - failed.len(), failed.len()));
+    let failed = runner::run_all(&chosen, options.jobs.into());
+    runner::count(chosen.len(), failed.len());
     Ok(failed.is_empty())
 }
 
-/// The names of those that failed.
-fn run_all(tests: &[Test], jobs: usize) -> Vec<&'static str> {
-    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                while let Some(test) = tests.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if !run_one(test)
-                        && let Ok(mut failed) = failed.lock()
-                    {
-                        failed.push(test.name);
-                    }
-                }
-            });
-        }
-    });
-    failed.into_inner().unwrap_or_default()
-}
+impl runner::Named for Test {
+    fn name(&self) -> &'static str {
+        self.name
+    }
 
-fn run_one(test: &Test) -> bool {
-    let started = Instant::now();
-    // A thread for each test: the namespace is the thread's, and ends with it.
-    let outcome = thread::scope(|scope| scope.spawn(|| in_a_namespace(test)).join());
-    let took = started.elapsed().as_secs_f32();
-    match outcome {
-        Ok(Ok(())) => {
-            say(&format!("ok      {:<44} {took:>6.1} s", test.name));
-            true
-        }
-        Ok(Err(error)) => {
-            say(&format!("FAILED  {:<44} {took:>6.1} s\n        {error:#}", test.name));
-            false
-        }
-        Err(_) => {
-            say(&format!("FAILED  {:<44} {took:>6.1} s\nit panicked\n", test.name));
-            false
-        }
+    fn shows(&self) -> &'static str {
+        self.shows
+    }
+
+    fn play(&self) -> Result<()> {
+        in_a_namespace(self)
     }
 }
 
@@ -109,9 +74,4 @@ fn in_a_namespace(test: &Test) -> Result<()> {
     });
     runtime.shutdown_background();
     outcome.with_context(|| test.shows)
-}
-
-/// Prints a line; nobody may be reading.
-pub(crate) fn say(line: &str) {
-    writeln!(std::io::stdout().lock(), "{line}").unwrap_or_default();
 }

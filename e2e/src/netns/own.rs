@@ -69,7 +69,7 @@ pub(super) async fn own_ports_are_refused(world: &World) -> Result<()> {
         ensure!(!is_answered(web.place(), address).await, "{address} answered through the mesh");
         tried += 1;
     }
-    super::table::figure("dials of the proxy's own ports", tried);
+    crate::runner::figure("dials of the proxy's own ports", tried);
     wait::until_ok("the refusals are counted", PATIENCE, async || {
         let metrics = reviews.sidecar()?.metrics().await?;
         let refused = metrics.sum("mesh_inbound_refused_total", &[("reason", "own_port")]);

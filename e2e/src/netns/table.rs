@@ -7,7 +7,7 @@ use mesh_test::scenario;
 use mesh_test::topology::Topology;
 use mesh_test::world::{Way, World};
 
-use super::{broken, own, strict};
+use super::{broken, own, stranger, strict};
 
 /// A test as it is played; it stays on the thread that began it.
 type Play = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<()>>>> + Send + Sync>;
@@ -68,15 +68,11 @@ fn captured() -> Vec<Test> {
         captured!(strict::udp_is_untouched, "on every port", own::pair()),
         captured!(broken::a_silent_peer_is_noticed, "requests and idle connections", broken::echo_world()),
         captured!(broken::a_lossy_network, "2 % lost, 50 ms late: nothing breaks", broken::echo_world()),
+        captured!(stranger::captured_by_an_envoy, "a stock Envoy, client and server", stranger::world()),
         captured!(broken::proxies_killed, "no plaintext meanwhile; again within 2 s", broken::killed_world()),
     ]
 }
 
 async fn start(topology: Topology) -> Result<World> {
     Box::pin(World::start(&topology, Way::Namespaces)).await.context("the world did not start")
-}
-
-/// Prints a figure.
-pub(super) fn figure(name: &str, value: impl std::fmt::Display) {
-    super::say(&format!("figure: {name}: {value}"));
 }

@@ -29,7 +29,11 @@ pub struct AdminState {
 }
 
 /// The pages every binary has: `/healthz`, `/readyz`, `/metrics`, `GET` and `POST /loglevel`.
+/// The registry gets the figures of the process, too.
 pub fn common_pages(state: AdminState) -> Router {
+    let mut registry = state.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    super::process::register(&mut registry, state.readiness.clone());
+    drop(registry);
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -82,7 +86,7 @@ fn host_is_local(headers: &HeaderMap) -> bool {
 }
 
 async fn ready(State(state): State<AdminState>) -> Response {
-    let missing = state.readiness.missing();
+    let missing = state.readiness.explained();
     if missing.is_empty() {
         "ready\n".into_response()
     } else {

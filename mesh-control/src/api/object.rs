@@ -8,6 +8,7 @@ use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::referencegrants::ReferenceGrant;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,6 +27,8 @@ pub enum Kind {
     Namespace,
     /// core/v1.
     Node,
+    /// networking.k8s.io/v1. Where services' addresses are taken from; clusters below 1.33 have none.
+    ServiceCidr,
     /// core/v1.
     Pod,
     /// core/v1.
@@ -42,10 +45,11 @@ pub enum Kind {
 
 impl Kind {
     /// In the order in which they are read.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::MeshConfig,
         Self::Namespace,
         Self::Node,
+        Self::ServiceCidr,
         Self::Pod,
         Self::Service,
         Self::EndpointSlice,
@@ -60,6 +64,7 @@ impl Kind {
             Self::MeshConfig => "MeshConfig",
             Self::Namespace => "Namespace",
             Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
             Self::Pod => "Pod",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
@@ -69,10 +74,12 @@ impl Kind {
         }
     }
 
-    fn versions(self) -> &'static [&'static str] {
+    /// The versions that it is read in, the preferred one first.
+    pub fn versions(self) -> &'static [&'static str] {
         match self {
             Self::MeshConfig => &[""],
             Self::Namespace | Self::Node | Self::Pod | Self::Service => &["v1"],
+            Self::ServiceCidr => &["networking.k8s.io/v1"],
             Self::EndpointSlice => &["discovery.k8s.io/v1"],
             Self::ReferenceGrant | Self::HttpRoute => {
                 &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"]
@@ -81,8 +88,9 @@ impl Kind {
         }
     }
 
-    fn namespaced(self) -> bool {
-        !matches!(self, Self::MeshConfig | Self::Namespace | Self::Node)
+    /// Whether its objects are in namespaces.
+    pub fn namespaced(self) -> bool {
+        !matches!(self, Self::MeshConfig | Self::Namespace | Self::Node | Self::ServiceCidr)
     }
 }
 
@@ -113,6 +121,7 @@ pub enum Object {
     MeshConfig(Arc<MeshConfig>),
     Namespace(Arc<Namespace>),
     Node(Arc<Node>),
+    ServiceCidr(Arc<ServiceCIDR>),
     Pod(Arc<Pod>),
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
@@ -142,6 +151,7 @@ impl Object {
             Kind::MeshConfig => Self::MeshConfig(typed(&mesh_config_fields(manifest))?),
             Kind::Namespace => Self::Namespace(typed(manifest)?),
             Kind::Node => Self::Node(typed(manifest)?),
+            Kind::ServiceCidr => Self::ServiceCidr(typed(manifest)?),
             Kind::Pod => Self::Pod(typed(manifest)?),
             Kind::Service => Self::Service(typed(manifest)?),
             Kind::EndpointSlice => Self::EndpointSlice(typed(manifest)?),
@@ -166,6 +176,7 @@ impl Object {
             Self::MeshConfig(_) => Ok(mesh_config_id()),
             Self::Namespace(object) => named(Kind::Namespace, &object.metadata),
             Self::Node(object) => named(Kind::Node, &object.metadata),
+            Self::ServiceCidr(object) => named(Kind::ServiceCidr, &object.metadata),
             Self::Pod(object) => named(Kind::Pod, &object.metadata),
             Self::Service(object) => named(Kind::Service, &object.metadata),
             Self::EndpointSlice(object) => named(Kind::EndpointSlice, &object.metadata),
@@ -209,11 +220,12 @@ fn named(kind: Kind, metadata: &ObjectMeta) -> Result<ObjectId, InvalidObject> {
     Ok(ObjectId { kind, namespace, name })
 }
 
-fn mesh_config_id() -> ObjectId {
+/// There is one for the mesh.
+pub(super) fn mesh_config_id() -> ObjectId {
     ObjectId { kind: Kind::MeshConfig, namespace: String::new(), name: "mesh".to_owned() }
 }
 
-fn typed<T: Serialize + DeserializeOwned>(manifest: &Value) -> Result<Arc<T>, Vec<InvalidObject>> {
+pub(super) fn typed<T: Serialize + DeserializeOwned>(manifest: &Value) -> Result<Arc<T>, Vec<InvalidObject>> {
     let object: T = serde_path_to_error::deserialize(manifest).map_err(|error| {
         vec![InvalidObject { pointer: pointer(error.path()), reason: error.inner().to_string() }]
     })?;
@@ -227,7 +239,7 @@ fn typed<T: Serialize + DeserializeOwned>(manifest: &Value) -> Result<Arc<T>, Ve
     Err(unknown.into_iter().map(|pointer| InvalidObject { pointer, reason: reason.to_owned() }).collect())
 }
 
-fn pointer(path: &serde_path_to_error::Path) -> String {
+pub(super) fn pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     let mut pointer = String::new();
     for segment in path {

@@ -2,8 +2,11 @@
 //! signed is decided by who was proven to ask, never by what the request says.
 
 pub mod caller;
+pub mod kubernetes;
+pub mod names;
 pub mod rate;
 pub mod root;
+
 pub mod serve;
 pub mod sign;
 pub mod token;

@@ -46,16 +46,38 @@ pub enum RootError {
         missing: PathBuf,
     },
     /// Something in a file is not what it should be.
-    #[error("{path}: {reason}")]
-    Unusable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
     /// A new key or certificate could not be made.
     #[error("a new key or root certificate cannot be made: {0}")]
     Create(#[from] rcgen::Error),
+}
+
+/// Something that was read is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {reason}")]
+pub struct Unusable {
+    /// The file, or the key of a Secret.
+    pub place: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// PEM text, and where it was read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pem<'a> {
+    pub(super) place: &'a str,
+    pub(super) text: &'a str,
+}
+
+impl Pem<'_> {
+    pub(super) fn unusable(&self, reason: impl ToString) -> Unusable {
+        Unusable { place: self.place.to_owned(), reason: reason.to_string() }
+    }
+
+    pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+        trust::parse_certificates(self.text).map_err(|error: TrustError| self.unusable(error))
+    }
 }
 
 /// What signs: the issuer's key and the certificates from the issuer up to the root.
@@ -101,17 +123,61 @@ impl Authority {
     /// # Errors
     /// When they cannot be read, do not fit together, or may not sign.
     pub fn from_files(chain_path: &Path, key_path: &Path) -> Result<Self, RootError> {
-        let unusable = |path: &Path, reason: String| RootError::Unusable { path: path.to_owned(), reason };
-        let chain = trust::parse_certificates(&read(chain_path)?)
-            .map_err(|e: TrustError| unusable(chain_path, e.to_string()))?;
-        let key = KeyPair::from_pem(&read_key(key_path)?)
-            .map_err(|_| unusable(key_path, "it is not a private key in PKCS#8 PEM".to_owned()))?;
-        let not_after = check_chain(&chain, &key).map_err(|reason| unusable(chain_path, reason))?;
+        let (chain, key) = (read(chain_path)?, read_key(key_path)?);
+        let (chain_place, key_place) = (chain_path.display().to_string(), key_path.display().to_string());
+        let chain = Pem { place: &chain_place, text: &chain };
+        Ok(Self::from_pem(chain, Pem { place: &key_place, text: &key })?)
+    }
+
+    /// As [`Authority::from_files`], from text. The bundle is the last certificate of the chain.
+    pub(super) fn from_pem(chain: Pem<'_>, key: Pem<'_>) -> Result<Self, Unusable> {
+        let certificates = chain.certificates()?;
+        let root = certificates.last().map(|root| trust::pem_of("CERTIFICATE", root)).unwrap_or_default();
+        let bundle = TrustBundle::from_pem(&root).map_err(|error| chain.unusable(error))?;
+        Self::assemble(certificates, chain, key, bundle)
+    }
+
+    /// Uses an issuer with Istio's files: its certificate, the chain from it upwards (with or without the root), the
+    /// roots, its key. The bundle is all of `roots`.
+    pub(super) fn from_plugged_in(
+        issuer: Pem<'_>,
+        chain: Pem<'_>,
+        roots: Pem<'_>,
+        key: Pem<'_>,
+    ) -> Result<Self, Unusable> {
+        let bundle = TrustBundle::from_pem(roots.text).map_err(|error| roots.unusable(error))?;
+        let issuers = issuer.certificates()?;
+        let [first] = issuers.as_slice() else {
+            return Err(issuer.unusable("it must hold one certificate, the issuer's"));
+        };
+        let mut certificates = issuers.clone();
+        let above = chain.certificates()?.into_iter();
+        certificates.extend(above.filter(|der| der != first && !bundle.roots().contains(der)));
+        let Some(last) = certificates.last().filter(|last| !bundle.roots().contains(last)) else {
+            return Self::assemble(certificates, chain, key, bundle);
+        };
+        let Some(root) = bundle.roots().iter().find(|root| is_signed_by(last, root)) else {
+            return Err(chain
+                .unusable("no certificate of root-cert.pem has signed the last certificate of the chain"));
+        };
+        certificates.push(root.clone());
+        Self::assemble(certificates, chain, key, bundle)
+    }
+
+    /// Puts a chain (issuer first, root last; read from `chain`) and a key together.
+    pub(super) fn assemble(
+        certificates: Vec<CertificateDer<'static>>,
+        chain: Pem<'_>,
+        key: Pem<'_>,
+        bundle: TrustBundle,
+    ) -> Result<Self, Unusable> {
+        let key = KeyPair::from_pem(key.text).map_err(|_| {
+            key.unusable("it is not a private key in PEM (PKCS#8, PKCS#1 or SEC1, not encrypted)")
+        })?;
+        let not_after = check_chain(&certificates, &key).map_err(|reason| chain.unusable(reason))?;
         let issuer =
-            Issuer::from_ca_cert_der(&chain[0], key).map_err(|e| unusable(chain_path, e.to_string()))?;
-        let root = chain.last().map(|root| trust::pem_of("CERTIFICATE", root)).unwrap_or_default();
-        let bundle = TrustBundle::from_pem(&root).map_err(|e| unusable(chain_path, e.to_string()))?;
-        Ok(Self { issuer, chain, not_after, bundle })
+            Issuer::from_ca_cert_der(&certificates[0], key).map_err(|error| chain.unusable(error))?;
+        Ok(Self { issuer, chain: certificates, not_after, bundle })
     }
 }
 
@@ -125,16 +191,23 @@ pub fn token_signer(folder: &Path) -> Result<KeyPair, RootError> {
     if !exists(&path)? {
         create(&path, &KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?.serialize_pem(), 0o600)?;
     }
-    let unusable = |reason: &str| RootError::Unusable { path: path.clone(), reason: reason.to_owned() };
+    let unusable = |reason: &str| Unusable { place: path.display().to_string(), reason: reason.to_owned() };
     let key = KeyPair::from_pem(&read_key(&path)?)
         .map_err(|_| unusable("it is not a private key in PKCS#8 PEM; restore it or move it away"))?;
     if key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
-        return Err(unusable("tokens are signed with an EC P-256 key, and this is another one"));
+        return Err(unusable("tokens are signed with an EC P-256 key, and this is another one").into());
     }
     Ok(key)
 }
 
-fn create_root(cert_path: &Path, key_path: &Path) -> Result<(), RootError> {
+/// A new root.
+pub(super) struct NewRoot {
+    pub(super) certificate: String,
+    pub(super) key: String,
+}
+
+/// Makes a root that signs itself.
+pub(super) fn new_root() -> Result<NewRoot, rcgen::Error> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let now = SystemTime::now();
     let mut params = CertificateParams::default();
@@ -147,10 +220,25 @@ fn create_root(cert_path: &Path, key_path: &Path) -> Result<(), RootError> {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.serial_number = Some(super::sign::random_serial());
     let certificate = params.self_signed(&key)?;
-    create(key_path, &key.serialize_pem(), 0o600)?;
-    create(cert_path, &certificate.pem(), 0o644)?;
+    Ok(NewRoot { certificate: certificate.pem(), key: key.serialize_pem() })
+}
+
+fn create_root(cert_path: &Path, key_path: &Path) -> Result<(), RootError> {
+    let NewRoot { certificate, key } = new_root()?;
+    create(key_path, &key, 0o600)?;
+    create(cert_path, &certificate, 0o644)?;
     tracing::info!(path = %cert_path.display(), "made a new root");
     Ok(())
+}
+
+fn is_signed_by(certificate: &CertificateDer<'_>, signer: &CertificateDer<'_>) -> bool {
+    let (Ok((_, certificate)), Ok((_, signer))) =
+        (X509Certificate::from_der(certificate), X509Certificate::from_der(signer))
+    else {
+        return false;
+    };
+    certificate.issuer() == signer.subject()
+        && certificate.verify_signature(Some(signer.public_key())).is_ok()
 }
 
 /// Checks that the key is the first certificate's, that each is signed by the next, that all may sign and

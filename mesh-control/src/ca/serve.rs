@@ -1,6 +1,7 @@
 //! `istio.v1.auth.IstioCertificateService`: the service around [`super::sign`]. It proves the caller, bounds
 //! how often it asks, and counts; it decides nothing about certificates.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -11,12 +12,15 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::caller::{Authenticator, CallerError};
+use super::names::service_names;
 use super::rate::{Pace, RateLimit};
 use super::root::Authority;
 use super::sign::{self, SignError, Subject};
 use super::token::TokenIdentity;
+use crate::model::facts::Facts as _;
 use crate::model::store::SharedModel;
 use crate::serve::metrics::Metrics;
+use crate::serve::tls::PeerInfo;
 
 /// How often a pod may ask: enough for leaves of a minute, and
 /// for a proxy that is restarted again and again.
@@ -29,25 +33,27 @@ pub struct CertificateService {
     authority: Arc<Authority>,
     authenticator: Authenticator,
     model: SharedModel,
+    namespace: String,
     leaf_lifetime: Duration,
     rate: Mutex<RateLimit>,
     metrics: Arc<Metrics>,
 }
 
 impl CertificateService {
-    /// Signs with `authority`, for at most `leaf_lifetime`.
+    /// Signs with `authority`, for at most `leaf_lifetime`. `namespace` is the mesh's own.
     pub fn new(
         authority: Arc<Authority>,
         authenticator: Authenticator,
         model: SharedModel,
+        namespace: String,
         leaf_lifetime: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
         let rate = Mutex::new(RateLimit::new(RATE, RATED_PODS));
-        Self { authority, authenticator, model, leaf_lifetime, rate, metrics }
+        Self { authority, authenticator, model, namespace, leaf_lifetime, rate, metrics }
     }
 
-    fn answer(
+    async fn answer(
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<IstioCertificateResponse, (Status, &'static str)> {
@@ -57,9 +63,12 @@ impl CertificateService {
                 "not_synced",
             ));
         }
-        let (metadata, _, message) = request.into_parts();
-        let caller =
-            self.authenticator.token(metadata.as_ref()).map_err(|error| (refuse(&error), "caller"))?;
+        let (metadata, extensions, message) = request.into_parts();
+        let Some(PeerInfo { address, .. }) = extensions.get() else {
+            return Err((Status::internal("the connection has no peer"), "caller"));
+        };
+        let caller = self.authenticator.token(metadata.as_ref(), address.ip()).await;
+        let caller = caller.map_err(|error| (refuse(&error, *address), "caller"))?;
         self.check_rate(&caller)?;
         let IstioCertificateRequest { csr, validity_duration, metadata: _ } = message;
         let chain = self.sign(&caller, &csr, validity_duration).map_err(|error| {
@@ -82,16 +91,17 @@ impl CertificateService {
         let asked = u64::try_from(seconds).map_err(|_| SignError::Lifetime)?;
         let asked = if asked == 0 { self.leaf_lifetime } else { Duration::from_secs(asked) };
         let request = sign::check(csr, &identity)?;
-        let subject = Subject { identity, dns: Vec::new() };
+        let dns = service_names(&identity, &self.model.read().settings(), &self.namespace);
+        let subject = Subject { identity, dns };
         let lifetime = asked.min(self.leaf_lifetime);
         let chain = self.authority.sign(&request, &subject, lifetime, SystemTime::now())?;
         Ok(chain.iter().map(|der| trust::pem_of("CERTIFICATE", der)).collect())
     }
 }
 
-fn refuse(error: &CallerError) -> Status {
-    tracing::warn!(%error, "refused a signing request");
-    Status::unauthenticated(error.to_string())
+fn refuse(error: &CallerError, peer: SocketAddr) -> Status {
+    tracing::warn!(%error, %peer, "refused a signing request");
+    error.status(error.to_string())
 }
 
 fn status(error: &SignError) -> Status {
@@ -108,7 +118,7 @@ impl IstioCertificateService for CertificateService {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        match self.answer(request) {
+        match self.answer(request).await {
             Ok(response) => {
                 self.metrics.signed("ok");
                 Ok(Response::new(response))

@@ -1,5 +1,6 @@
-//! Service-account tokens of a standalone mesh, with the claims of Kubernetes' projected tokens. A token is
-//! good only for the pod it names, and only while that pod lives in the model.
+//! Service-account tokens: from what one proves to the pod in the model; and those of a standalone mesh, which have
+//! the claims of Kubernetes' projected tokens. A token is good only for the pod it names, and only while that pod
+//! lives in the model.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::model::store::SharedModel;
 use crate::model::workload::Workload;
 
 /// Tokens above this size are refused unread.
-const MAX_TOKEN_BYTES: usize = 8 << 10;
+pub(super) const MAX_TOKEN_BYTES: usize = 8 << 10;
 /// Clocks of whoever minted the token may differ by this much.
 const LEEWAY_SECONDS: u64 = 10;
 /// Who mints tokens in a standalone mesh.
@@ -87,6 +88,77 @@ pub enum TokenError {
     /// Another pod of the same name.
     #[error("the token is for an earlier pod of this name")]
     Uid,
+    /// Whoever could say whose it is does not answer, or not now.
+    #[error("whose this token is cannot be found out now, ask again: {0}")]
+    Unavailable(String),
+    /// The API server knows the pod, and we do not know it yet.
+    #[error("the pod {namespace}/{pod} of the token is not known here yet; ask again in some seconds")]
+    NotYet {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        pod: String,
+    },
+    /// Its sender asks too often.
+    #[error("tokens come from this address too often; ask again in some seconds")]
+    TooOften,
+}
+
+impl TokenError {
+    /// Whether the same token may be good a moment later, without a change of anything.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::NotYet { .. } | Self::TooOften)
+    }
+
+    /// Whether a model that has not heard of the newest pods yet would answer this.
+    pub(super) fn may_be_lag(&self) -> bool {
+        match self {
+            Self::NoSuchPod { .. } | Self::Uid => true,
+            Self::Node { actual, .. } => actual.is_empty(),
+            _ => false,
+        }
+    }
+}
+
+/// What a token says, once whoever may vouch for it has done so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's service account.
+    pub service_account: String,
+    /// The pod.
+    pub pod: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its node, if the token tells.
+    pub node: Option<String>,
+    /// From when on the token is not taken any more.
+    pub not_after: SystemTime,
+}
+
+impl Claimed {
+    /// The pod that it names, if it lives and is what it says.
+    ///
+    /// # Errors
+    /// When the pod does not live, or is another one by now.
+    pub fn bind(&self, pods: &dyn Pods) -> Result<TokenIdentity, TokenError> {
+        let Self { namespace, service_account, pod, uid, node, not_after } = self;
+        let Some(found) = pods.live_pod(namespace, pod).filter(|found| found.live) else {
+            return Err(TokenError::NoSuchPod { namespace: namespace.clone(), pod: pod.clone() });
+        };
+        if pods.pod_uid(&found.key).is_some_and(|known| known != *uid) {
+            return Err(TokenError::Uid);
+        }
+        if found.service_account != *service_account {
+            let actual = found.service_account.clone();
+            return Err(TokenError::ServiceAccount { claimed: service_account.clone(), actual });
+        }
+        if let Some(node) = node.as_ref().filter(|node| **node != found.node) {
+            return Err(TokenError::Node { claimed: node.clone(), actual: found.node.clone() });
+        }
+        Ok(TokenIdentity { pod: found, not_after: *not_after })
+    }
 }
 
 /// The verified content of a token.
@@ -154,6 +226,10 @@ impl TokenVerifier {
     /// # Errors
     /// When the token is not good, or its pod does not live, or is another one by now.
     pub fn verify(&self, token: &str, pods: &dyn Pods) -> Result<TokenIdentity, TokenError> {
+        self.claimed(token)?.bind(pods)
+    }
+
+    fn claimed(&self, token: &str) -> Result<Claimed, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLarge);
         }
@@ -172,20 +248,14 @@ impl TokenVerifier {
                 service_account: serviceaccount.name,
             });
         }
-        let Some(found) = pods.live_pod(&namespace, &pod.name).filter(|found| found.live) else {
-            return Err(TokenError::NoSuchPod { namespace, pod: pod.name });
-        };
-        if found.service_account != serviceaccount.name {
-            let actual = found.service_account.clone();
-            return Err(TokenError::ServiceAccount { claimed: serviceaccount.name, actual });
-        }
-        if let Some(node) = node.filter(|node| node.name != found.node) {
-            return Err(TokenError::Node { claimed: node.name, actual: found.node.clone() });
-        }
-        if pods.pod_uid(&found.key).is_some_and(|uid| uid != pod.uid) {
-            return Err(TokenError::Uid);
-        }
-        Ok(TokenIdentity { pod: found, not_after })
+        Ok(Claimed {
+            namespace,
+            service_account: serviceaccount.name,
+            pod: pod.name,
+            uid: pod.uid,
+            node: node.map(|node| node.name),
+            not_after,
+        })
     }
 }
 

@@ -62,8 +62,8 @@ fn endpoint(
         node_name,
         target_ref,
         zone,
-        // The pod's name tells it; hints are for balancers that do not know zones themselves.
-        hostname: _,
+        hostname,
+        // For balancers that do not know zones themselves.
         hints: _,
         deprecated_topology: _,
     } = endpoint;
@@ -82,6 +82,7 @@ fn endpoint(
         node: node_name.clone().unwrap_or_default(),
         zone: zone.clone().unwrap_or_default(),
         pod,
+        hostname: hostname.clone().unwrap_or_default(),
     })
 }
 

@@ -8,6 +8,7 @@ mod peer_authentication;
 mod pod;
 mod protocol;
 mod service;
+mod service_cidr;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -19,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::api::{InvalidObject, Kind, Object, ObjectId};
 use crate::model::facts::Facts;
 use crate::model::store::Mesh;
-use crate::model::store::input::NodeInput;
+use crate::model::store::input::{NodeInput, Problem};
 use crate::model::{ObjectRef, ServiceKey, WorkloadKey};
 
 /// What a source tells. A folder and an API server tell the same.
@@ -29,8 +30,12 @@ pub enum Event {
     Apply(ObjectId, Object),
     /// The object is gone.
     Delete(ObjectId),
+    /// The object is there, but cannot be used as it is written. What could be read of it, and what is wrong.
+    Refuse(ObjectId, Option<Object>, Vec<InvalidObject>),
     /// These are all objects of the kind: others are gone.
     Reset(Kind, Vec<(ObjectId, Object)>),
+    /// These are the names of all objects of the kind, each told before: others are gone.
+    Retain(Kind, BTreeSet<ObjectId>),
 }
 
 /// Takes an event into the model. Commit afterwards.
@@ -45,6 +50,15 @@ pub fn ingest(mesh: &mut Mesh, event: &Event) -> Result<(), Vec<(ObjectId, Inval
         Event::Apply(id, object) => apply_to(mesh, id, object).map_err(|error| vec![error]),
         Event::Delete(id) => {
             delete(mesh, id);
+            Ok(())
+        }
+        Event::Refuse(id, known, errors) => {
+            refuse(mesh, id, known.as_ref(), errors);
+            Err(errors.iter().map(|error| (id.clone(), error.clone())).collect())
+        }
+        Event::Retain(kind, present) => {
+            let known = known_ids(mesh, *kind);
+            known.iter().filter(|id| !present.contains(id)).for_each(|id| delete(mesh, id));
             Ok(())
         }
         Event::Reset(kind, objects) => {
@@ -73,6 +87,10 @@ fn apply(mesh: &mut Mesh, id: &ObjectId, object: &Object) -> Result<(), InvalidO
             let region = label("topology.kubernetes.io/region").unwrap_or_default();
             mesh.put_node(&id.name, Some(NodeInput { zone, region }));
         }
+        Object::ServiceCidr(cidr) => {
+            let ranges = service_cidr::ranges(cidr)?;
+            mesh.put_ranges(&id.name, ranges);
+        }
         Object::Pod(pod) => {
             let key = workload_key(mesh, id);
             let pod = pod::pod(&key, pod)?;
@@ -90,7 +108,7 @@ fn apply(mesh: &mut Mesh, id: &ObjectId, object: &Object) -> Result<(), InvalidO
         }
         Object::HttpRoute(route) => {
             let source = object_ref(id);
-            let route = http_route::route(source.clone(), &mesh.settings().domain, route);
+            let route = http_route::route(source.clone(), &mesh.settings().domain, route, &[]);
             mesh.put_route(&source, Some(route));
         }
         Object::PeerAuthentication(policy) => {
@@ -98,9 +116,7 @@ fn apply(mesh: &mut Mesh, id: &ObjectId, object: &Object) -> Result<(), InvalidO
             match peer_authentication::policy(source.clone(), policy) {
                 Ok(policy) => mesh.put_policy(&source, Some(policy)),
                 Err(error) => {
-                    if !mesh.policy_refs().contains(&source) {
-                        mesh.put_policy(&source, Some(peer_authentication::closed(source.clone(), policy)));
-                    }
+                    refuse(mesh, id, Some(object), std::slice::from_ref(&error));
                     return Err(error);
                 }
             }
@@ -109,11 +125,29 @@ fn apply(mesh: &mut Mesh, id: &ObjectId, object: &Object) -> Result<(), InvalidO
     Ok(())
 }
 
+/// A route answers 500 where it is not understood; a policy keeps its last good form, or closes what it concerns.
+fn refuse(mesh: &mut Mesh, id: &ObjectId, known: Option<&Object>, errors: &[InvalidObject]) {
+    let source = object_ref(id);
+    match known {
+        Some(Object::HttpRoute(route)) => {
+            let route = http_route::route(source.clone(), &mesh.settings().domain, route, errors);
+            mesh.put_route(&source, Some(route));
+        }
+        Some(Object::PeerAuthentication(policy)) => {
+            let messages: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let closed = peer_authentication::closed(source, policy);
+            mesh.refuse_policy(closed, Problem { reason: "Invalid", message: messages.join("; ") });
+        }
+        _ => {}
+    }
+}
+
 fn delete(mesh: &mut Mesh, id: &ObjectId) {
     match id.kind {
         Kind::MeshConfig => mesh.put_settings(mesh.base_settings().clone()),
         Kind::Namespace | Kind::ReferenceGrant => {}
         Kind::Node => mesh.put_node(&id.name, None),
+        Kind::ServiceCidr => mesh.put_ranges(&id.name, Vec::new()),
         Kind::Pod => mesh.put_pod(&workload_key(mesh, id), None),
         Kind::Service => mesh.put_service(&service_key(mesh, &id.namespace, &id.name), None),
         Kind::EndpointSlice => mesh.put_slice(&id.namespace, &id.name, None),
@@ -129,6 +163,7 @@ fn known_ids(mesh: &Mesh, kind: Kind) -> Vec<ObjectId> {
         Kind::MeshConfig => vec![id((String::new(), "mesh".to_owned()))],
         Kind::Namespace | Kind::ReferenceGrant => Vec::new(),
         Kind::Node => mesh.node_names().into_iter().map(|name| id((String::new(), name))).collect(),
+        Kind::ServiceCidr => mesh.range_names().into_iter().map(|name| id((String::new(), name))).collect(),
         Kind::Pod => mesh.pod_keys().into_iter().map(|key| id((key.namespace, key.name))).collect(),
         Kind::Service => {
             let name = |key: &ServiceKey| key.hostname.split('.').next().unwrap_or_default().to_owned();

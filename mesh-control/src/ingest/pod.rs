@@ -57,6 +57,7 @@ pub(super) fn pod(key: &WorkloadKey, pod: &core::Pod) -> Result<PodInput, Invali
             region: String::new(),
             labels,
             live: !finished,
+            leaving: pod.metadata.deletion_timestamp.is_some(),
         },
     })
 }

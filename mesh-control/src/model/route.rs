@@ -134,6 +134,15 @@ pub enum BackendTarget {
     Service(ServiceKey, u16),
     /// It cannot be resolved or is not permitted: its share is answered 500. Holds the reason.
     Invalid(String),
+    /// There is no such service, or it has no such port: its share is answered 500.
+    Missing {
+        /// The service as it is named.
+        service: ServiceKey,
+        /// The port as it is named.
+        port: u16,
+        /// The reason.
+        reason: String,
+    },
 }
 
 /// Changes to headers. Names in lower case.

@@ -88,6 +88,8 @@ pub struct Endpoint {
     pub node: String,
     /// The pod behind it, if one is known.
     pub workload: Option<Arc<Workload>>,
+    /// Its own name under a headless service's, empty if it has none: `web-0` of `web-0.web.shop.svc`.
+    pub hostname: String,
 }
 
 /// Whether new requests may go to an endpoint.

@@ -48,6 +48,8 @@ pub struct Workload {
     pub labels: BTreeMap<String, String>,
     /// It is neither finished nor being replaced: it may hold a stream and get a certificate.
     pub live: bool,
+    /// It is being deleted: its address may be another's before its object is gone. Inside of the model only, as labels.
+    pub leaving: bool,
 }
 
 impl Hash for Workload {
@@ -70,6 +72,7 @@ impl Hash for Workload {
             region,
             labels: _,
             live,
+            leaving: _,
         } = self;
         (key, addresses, host_network, identity, service_account, meshed).hash(hasher);
         (workload_name, workload_kind, canonical_service, canonical_revision).hash(hasher);

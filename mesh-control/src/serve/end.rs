@@ -96,9 +96,8 @@ impl End {
             Self::Client => return None,
             Self::Draining | Self::NotSynced | Self::Broken(Broken::Moved) => Status::unavailable(text),
             Self::Silent | Self::Slow => Status::deadline_exceeded(text),
-            Self::Caller(_) | Self::Broken(Broken::Expired(_) | Broken::Replaced { .. }) => {
-                Status::unauthenticated(text)
-            }
+            Self::Caller(error) => error.status(text),
+            Self::Broken(Broken::Expired(_) | Broken::Replaced { .. }) => Status::unauthenticated(text),
             Self::Node(
                 NodeError::Absent | NodeError::Id(_) | NodeError::Metadata(_) | NodeError::Disagrees(_),
             ) => Status::invalid_argument(text),

@@ -19,6 +19,11 @@ struct ByType {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByKind {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByReason {
     reason: &'static str,
 }
@@ -61,6 +66,7 @@ pub struct Metrics {
     refused: Family<ByReason, Counter>,
     closed: Family<ByReason, Counter>,
     signed: Family<ByResult, Counter>,
+    watch_errors: Family<ByKind, Counter>,
 }
 
 const SECONDS: [f64; 10] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
@@ -96,6 +102,7 @@ impl Metrics {
             refused: Family::default(),
             closed: Family::default(),
             signed: Family::default(),
+            watch_errors: Family::default(),
         }
     }
 
@@ -149,6 +156,8 @@ impl Metrics {
         registry.register("refused_streams", "Streams refused, by reason", self.refused.clone());
         registry.register("closed_streams", "Streams that ended, by reason", self.closed.clone());
         registry.register("signing_requests", "Signing requests, by result", self.signed.clone());
+        let help = "Watches of the API server that broke, by kind of object";
+        registry.register("watch_errors", help, self.watch_errors.clone());
     }
 
     /// A response went out.
@@ -183,6 +192,11 @@ impl Metrics {
     /// A signing request was answered.
     pub fn signed(&self, result: &'static str) {
         self.signed.get_or_create(&ByResult { result }).inc();
+    }
+
+    /// A watch of this kind broke.
+    pub fn watch_error(&self, kind: &'static str) {
+        self.watch_errors.get_or_create(&ByKind { kind }).inc();
     }
 
     /// The cache has this size now.

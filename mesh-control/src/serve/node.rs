@@ -196,11 +196,12 @@ fn kind(fields: &Fields<'_>, user_agent: &str) -> Result<ClientKind, NodeError> 
     }
 }
 
+/// Where the ports are named that a pod listens on without capture.
+const BINDS: &str = "MESH_INBOUND";
 /// Ports that a pod may name; each is a listener and a cluster.
 const MAX_BINDS: usize = 64;
 
 fn envoy(fields: &Fields<'_>) -> Result<ClientKind, NodeError> {
-    const BINDS: &str = "MESH_INBOUND";
     let default = EnvoyClient::default();
     let proxy_port = fields
         .text("HTTP_PROXY_PORT")?
@@ -296,9 +297,15 @@ pub fn check(
     if let Some(network) = claims.network.as_ref().filter(|network| **network != settings.network) {
         return differs("NETWORK", network, &settings.network);
     }
-    if let Some(foreign) = claims.ips.iter().find(|ip| !pod.addresses.contains(ip)) {
-        let actual: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
-        return differs("INSTANCE_IPS", &foreign.to_string(), &actual.join(","));
+    // The kubelet tells a pod its address before it tells the API server: until then there is nothing to compare. The
+    // stream's binding is checked again and again.
+    let known = !pod.addresses.is_empty();
+    let addresses = || pod.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    if let Some(foreign) = claims.ips.iter().find(|ip| known && !pod.addresses.contains(ip)) {
+        return differs("INSTANCE_IPS", &foreign.to_string(), &addresses());
+    }
+    if let Some(foreign) = foreign_bind(&claims.kind, pod).filter(|_| known) {
+        return differs(BINDS, &foreign.to_string(), &addresses());
     }
     Ok(Arc::new(Client {
         namespace: pod.key.namespace.clone(),
@@ -307,4 +314,14 @@ pub fn check(
         zone: pod.zone.clone(),
         kind: claims.kind.clone(),
     }))
+}
+
+/// An address that is not the pod's: it listens on its own, and its application is behind loopback or these.
+fn foreign_bind(kind: &ClientKind, pod: &Workload) -> Option<IpAddr> {
+    let ClientKind::Envoy(envoy) = kind else { return None };
+    let own = |ip: &IpAddr| pod.addresses.contains(ip);
+    envoy.inbound.iter().find_map(|bind| {
+        let (listen, app) = (bind.listen.ip(), bind.app.ip());
+        (!own(&listen)).then_some(listen).or((!app.is_loopback() && !own(&app)).then_some(app))
+    })
 }

@@ -70,7 +70,7 @@ impl Server {
             guard,
         } = self;
         let changes = model.subscribe();
-        let names = OwnNames { model: model.clone(), namespace };
+        let names = OwnNames { model: model.clone(), namespace: namespace.clone() };
         let own = Arc::new(ServingCertificate::issue(Arc::clone(&authority), names, leaf_lifetime)?);
         let acceptor = Acceptor::new(server_config(Arc::clone(&own))?, model.clone(), Arc::clone(&metrics));
         let renewal = guard.clone();
@@ -78,7 +78,8 @@ impl Server {
         let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
         tasks.spawn(acceptor.run(listener, ready, tasks.clone(), guard.clone()));
 
-        let certificates = CertificateService::new(authority, authenticator, model, leaf_lifetime, metrics);
+        let certificates =
+            CertificateService::new(authority, authenticator, model, namespace, leaf_lifetime, metrics);
         let certificates = IstioCertificateServiceServer::new(certificates);
         let handler = Arc::new(Handler::new(discovery, tasks.clone(), guard.clone()));
         let server = tonic::transport::Server::builder()

@@ -50,12 +50,17 @@ impl Handler {
     }
 
     /// Proves who asks before anything that was sent is read, and takes one of the caller's places.
-    fn open_for(&self, headers: &http::HeaderMap, peer: &PeerInfo) -> Result<(Caller, OpeningPermit), End> {
+    async fn open_for(
+        &self,
+        headers: &http::HeaderMap,
+        peer: &PeerInfo,
+    ) -> Result<(Caller, OpeningPermit), End> {
         if !self.discovery.model.is_synced() {
             return Err(End::NotSynced);
         }
-        let caller = self.discovery.authenticator.stream(headers, peer.certificate.clone())?;
-        let key = (caller.to_string(), peer.address.ip());
+        let from = peer.address.ip();
+        let caller = self.discovery.authenticator.stream(headers, from, peer.certificate.clone()).await?;
+        let key = (caller.to_string(), from);
         match self.discovery.opening.take(key) {
             Ok(permit) => Ok((caller, permit)),
             Err(Exceeded::Each(bound)) => Err(End::Opening(bound, caller.to_string())),
@@ -65,12 +70,12 @@ impl Handler {
 }
 
 impl StreamHandler for Handler {
-    fn open(&self, request: Request<Incoming>) -> Result<Outgoing, Status> {
+    async fn open(&self, request: Request<Incoming>) -> Result<Outgoing, Status> {
         let Some(peer) = request.extensions().get::<PeerInfo>().cloned() else {
             return Err(Status::internal("the connection has no peer"));
         };
         let (metadata, _, incoming) = request.into_parts();
-        let (caller, opening) = self.open_for(metadata.as_ref(), &peer).map_err(|end| {
+        let (caller, opening) = self.open_for(metadata.as_ref(), &peer).await.map_err(|end| {
             refused(&self.discovery, peer.address, &end);
             end.status().unwrap_or_else(|| Status::internal("nobody asks"))
         })?;

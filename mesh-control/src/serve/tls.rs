@@ -25,6 +25,7 @@ use tonic::transport::server::Connected;
 use super::limit::{Exceeded, Limiter, Permit};
 use super::metrics::Metrics;
 use crate::ca::caller::PeerCertificate;
+use crate::ca::names::service_names;
 use crate::ca::root::Authority;
 use crate::ca::sign::{SignError, Subject};
 use crate::model::facts::FactKey;
@@ -72,11 +73,9 @@ impl OwnNames {
     /// The identity, and the DNS names that proxies know us by.
     fn subject(&self) -> Result<Subject, InvalidSpiffeId> {
         let settings = self.model.read().settings();
-        let service = format!("mesh-control.{}.svc", self.namespace);
-        Ok(Subject {
-            identity: SpiffeId::new(&settings.trust_domain, &self.namespace, "mesh-control")?,
-            dns: vec![format!("{service}.{}", settings.domain), service],
-        })
+        let identity = SpiffeId::new(&settings.trust_domain, &self.namespace, "mesh-control")?;
+        let dns = service_names(&identity, &settings, &self.namespace);
+        Ok(Subject { identity, dns })
     }
 }
 

@@ -183,12 +183,12 @@ pub type Outgoing = ReceiverStream<Result<Told, Status>>;
 
 /// Takes streams.
 pub trait StreamHandler: Send + Sync + 'static {
-    /// Takes a stream. Answers at once, before the first request: the client may wait for that. Its responses
-    /// are of the form of its requests.
+    /// Takes a stream. Answers once the caller is proven, before the first request: the client may wait for that. Its
+    /// responses are of the form of its requests.
     ///
     /// # Errors
     /// When the caller cannot be told or the server takes no more streams.
-    fn open(&self, request: Request<Incoming>) -> Result<Outgoing, Status>;
+    fn open(&self, request: Request<Incoming>) -> impl Future<Output = Result<Outgoing, Status>> + Send;
 }
 
 /// The service.
@@ -248,16 +248,17 @@ impl<H: StreamHandler> tower::Service<http::Request<Body>> for DiscoveryService<
 /// Messages as they go out.
 type Written<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Answers with `opened`, each response written by `write`.
-fn answer<T: Send + 'static>(
-    opened: Result<Outgoing, Status>,
+/// Answers with what `handler` opens, each response written by `write`.
+fn answer<H: StreamHandler, T: Send + 'static>(
+    handler: Arc<H>,
+    request: Request<Incoming>,
     write: fn(Told) -> Option<T>,
 ) -> Boxed<Result<Response<Written<T>>, Status>> {
-    let answer = opened.map(|responses| {
+    Box::pin(async move {
+        let responses = handler.open(request).await?;
         let written = responses.filter_map(move |told| told.map(write).transpose());
-        Response::new(Box::pin(written) as Written<T>)
-    });
-    Box::pin(std::future::ready(answer))
+        Ok(Response::new(Box::pin(written) as Written<T>))
+    })
 }
 
 /// The incremental form.
@@ -269,7 +270,7 @@ impl<H: StreamHandler> StreamingService<DeltaDiscoveryRequest> for Delta<H> {
     type Future = Boxed<Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
-        answer(self.0.open(request.map(Incoming::Delta)), |told| match told {
+        answer(Arc::clone(&self.0), request.map(Incoming::Delta), |told| match told {
             Told::Delta(response) => Some(response.into()),
             Told::Sotw(_) => None,
         })
@@ -285,7 +286,7 @@ impl<H: StreamHandler> StreamingService<DiscoveryRequest> for Sotw<H> {
     type Future = Boxed<Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<DiscoveryRequest>>) -> Self::Future {
-        answer(self.0.open(request.map(Incoming::Sotw)), |told| match told {
+        answer(Arc::clone(&self.0), request.map(Incoming::Sotw), |told| match told {
             Told::Sotw(response) => Some(response.into()),
             Told::Delta(_) => None,
         })

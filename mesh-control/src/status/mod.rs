@@ -1,6 +1,10 @@
 //! What became of the objects that users wrote, as conditions. Pure.
 
 pub mod conditions;
+pub mod diff;
+
+#[cfg(test)]
+mod tests;
 
 use crate::model::ObjectRef;
 use crate::model::store::SharedModel;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::ClientView;
 use crate::model::facts::Facts;
-use crate::model::service::{Service, ServiceKind};
+use crate::model::service::{Endpoint, Service, ServiceKind};
 use crate::model::{ServiceKey, Settings, WorkloadKey};
 
 /// What a full name names, whether or not it exists.
@@ -83,7 +83,7 @@ pub(super) fn resolve(
     }
 }
 
-/// The address of a headless service's pod of this name.
+/// The address of a headless service's pod of this name: its hostname, where it has one, else its own name.
 fn pod_of(service: &Service, pod: &str, settings: &Settings, facts: &dyn Facts) -> Option<Resolved> {
     if service.kind != ServiceKind::Headless {
         return None;
@@ -96,7 +96,11 @@ fn pod_of(service: &Service, pod: &str, settings: &Settings, facts: &dyn Facts) 
     service.ports.iter().find_map(|port| {
         let endpoints = facts.endpoints(&service.key, port.port)?;
         let behind = |workload: &Arc<crate::model::workload::Workload>| workload.key == key;
-        let mine = endpoints.endpoints.iter().find(|e| e.workload.as_ref().is_some_and(behind))?;
+        let is_named = |endpoint: &&Endpoint| match endpoint.hostname.as_str() {
+            "" => endpoint.workload.as_ref().is_some_and(behind),
+            hostname => hostname == pod,
+        };
+        let mine = endpoints.endpoints.iter().find(is_named)?;
         Some(Resolved::Pod(mine.address.ip))
     })
 }

@@ -69,8 +69,12 @@ impl Port<'_> {
     pub(super) fn chains(&self, mode: MtlsMode, protocol: Protocol) -> Vec<FilterChain> {
         match mode {
             MtlsMode::Strict => [self.meshed(), self.proxyless(protocol)].concat(),
-            MtlsMode::Permissive => [self.meshed(), self.plaintext(protocol)].concat(),
-            MtlsMode::Disable => self.plaintext(protocol),
+            // What is declared to be HTTP is not TLS: the client must be one of the mesh, as at STRICT.
+            MtlsMode::Permissive if is_http(protocol) => {
+                [self.meshed(), self.proxyless(protocol), self.plaintext(protocol)].concat()
+            }
+            MtlsMode::Permissive => [self.meshed(), self.plaintext(protocol), vec![self.own_tls()]].concat(),
+            MtlsMode::Disable => [self.plaintext(protocol), vec![self.own_tls()]].concat(),
         }
     }
 
@@ -91,18 +95,16 @@ impl Port<'_> {
     }
 
     /// gRPC's own client shows its mesh certificate, but knows no ALPN of the mesh. Only where TLS cannot be the
-    /// application's own, as in Istio.
+    /// application's own. Istio takes it at STRICT; at PERMISSIVE it closes the connection where HTTP is declared.
     fn proxyless(&self, protocol: Protocol) -> Vec<FilterChain> {
-        if protocol == Protocol::Tcp {
-            return Vec::new();
-        }
+        let filter = if protocol == Protocol::Tcp { self.tcp() } else { self.http() };
         let socket = match self.envoy {
             None => downstream_tls(&[ALPN_GRPC]),
             Some(envoy) => envoy::downstream_tls(&envoy.certificates, ALPN_GRPC, &self.settings.trust_domain),
         };
         vec![FilterChain {
             transport_socket: Some(socket),
-            ..self.chain("mtls-proxyless", Some("tls"), &[ALPN_GRPC], self.http())
+            ..self.chain("mtls-proxyless", Some("tls"), &[ALPN_GRPC], filter)
         }]
     }
 
@@ -141,17 +143,19 @@ impl Port<'_> {
 
     fn plaintext(&self, protocol: Protocol) -> Vec<FilterChain> {
         let raw = Some("raw_buffer");
-        let mut chains = match protocol {
+        match protocol {
             Protocol::Http | Protocol::Http2 => vec![self.chain("http", raw, &[], self.http())],
             Protocol::Tcp => vec![self.chain("tcp", raw, &[], self.tcp())],
             Protocol::Detect => vec![
                 self.chain("http", raw, &PLAINTEXT_HTTP, self.http()),
                 self.chain("tcp", raw, &[], self.tcp()),
             ],
-        };
-        // The application's own TLS, passed through untouched.
-        chains.push(self.chain("tls", Some("tls"), &[], self.tcp()));
-        chains
+        }
+    }
+
+    /// The application's own TLS, passed through untouched.
+    fn own_tls(&self) -> FilterChain {
+        self.chain("tls", Some("tls"), &[], self.tcp())
     }
 
     fn chain(
@@ -206,4 +210,8 @@ impl Port<'_> {
             None => INBOUND_PASSTHROUGH_CLUSTER.to_owned(),
         }
     }
+}
+
+fn is_http(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Http | Protocol::Http2)
 }

@@ -84,6 +84,8 @@ impl Folder {
                     }
                 }
                 Event::Reset(..) => self.refused.clear(),
+                // A folder tells whole files, and names nothing that it cannot read.
+                Event::Refuse(..) | Event::Retain(..) => {}
             }
         }
         self.started = true;
@@ -199,6 +201,8 @@ mod tests {
             Event::Apply(id, _) => format!("apply {id}"),
             Event::Delete(id) => format!("delete {id}"),
             Event::Reset(kind, objects) => format!("reset {} {}", kind.name(), objects.len()),
+            Event::Refuse(id, ..) => format!("refuse {id}"),
+            Event::Retain(kind, names) => format!("retain {} {}", kind.name(), names.len()),
         };
         folder.events().into_iter().map(text).collect()
     }

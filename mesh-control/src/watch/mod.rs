@@ -3,6 +3,8 @@
 pub mod error;
 pub mod files;
 pub mod folder;
+pub mod health;
+pub mod kubernetes;
 pub mod last_good;
 pub mod manifests;
 pub mod yaml;

@@ -10,7 +10,6 @@ use mesh_common::spiffe::SpiffeId;
 use mesh_common::trust::{self, TrustBundle, WorkloadCertificate};
 use mesh_common::xds::ResourceType;
 use mesh_common::xds::proto::config::core::v3::Node;
-use mesh_common::xds::proto::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use mesh_common::xds::proto::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use mesh_common::xds::protobuf::value::Kind;
 use mesh_common::xds::protobuf::{Struct, Value};
@@ -20,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status, Streaming};
 
+use crate::form::{Delta, Form};
 use crate::world::{Pod, World, pod_of};
 
 pub(crate) const SERVER_NAME: &str = "mesh-control.mesh-system.svc";
@@ -118,35 +118,69 @@ pub(crate) fn node_of(pod: &NamedPod) -> Node {
 }
 
 /// One stream.
-pub(crate) struct Stream {
-    requests: mpsc::Sender<DeltaDiscoveryRequest>,
-    responses: Streaming<DeltaDiscoveryResponse>,
+pub(crate) struct Stream<F: Form = Delta> {
+    requests: mpsc::Sender<F::Request>,
+    responses: Streaming<F::Response>,
     node: Option<Node>,
+    form: F,
 }
 
-impl Stream {
-    /// A stream of a pod with its token.
-    pub(crate) async fn open(world: &World, pod: Pod) -> Self {
-        Self::open_at(world, world.xds(), pod).await
+impl<F: Form> Stream<F> {
+    /// A stream of a pod with its token, in the form that the caller names.
+    pub(crate) async fn of(world: &World, pod: Pod) -> Self {
+        Self::with_node(world, pod, node(pod)).await.unwrap()
     }
 
-    pub(crate) async fn open_at(world: &World, address: SocketAddr, pod: Pod) -> Self {
-        let channel = connect(address, &world.bundle(), SERVER_NAME, None).await.unwrap();
-        Self::over(channel, Some(&world.token(pod)), node(pod)).await.unwrap()
-    }
-
-    /// As [`Stream::open`], when it may be refused.
-    pub(crate) async fn try_open(world: &World, pod: Pod) -> Result<Self, Status> {
+    /// As [`Stream::of`], of a pod that says of itself what it likes.
+    pub(crate) async fn with_node(world: &World, pod: Pod, node: Node) -> Result<Self, Status> {
         let channel = connect(world.xds(), &world.bundle(), SERVER_NAME, None).await.unwrap();
-        Self::over(channel, Some(&world.token(pod)), node(pod)).await
+        Self::through(channel, Some(&world.token(pod)), node).await
     }
 
-    /// Sends all of this, as fast as the server reads, and says how the stream ends meanwhile.
-    pub(crate) async fn flood(&mut self, requests: impl Iterator<Item = DeltaDiscoveryRequest>) -> Status {
-        let (sender, mut node) = (self.requests.clone(), self.node.take());
+    /// A stream over this connection.
+    pub(crate) async fn through(channel: Channel, token: Option<&str>, node: Node) -> Result<Self, Status> {
+        let (requests, receiver) = mpsc::channel(16);
+        let mut request = Request::new(ReceiverStream::new(receiver));
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        let responses = F::open(channel, request).await?;
+        Ok(Self { requests, responses, node: Some(node), form: F::default() })
+    }
+
+    /// Sends what was made elsewhere.
+    pub(crate) async fn send(&mut self, mut request: F::Request) {
+        if let Some(node) = self.node.take() {
+            F::introduce(&mut request, node);
+        }
+        // A stream that was refused takes no requests; the refusal is what the caller reads next.
+        self.requests.send(request).await.ok();
+    }
+
+    /// Asks for more names of a type, whatever it is.
+    pub(crate) async fn ask(&mut self, type_url: &str, names: Vec<String>, nonce: &str) {
+        let request = self.form.more(type_url, names, nonce);
+        self.send(request).await;
+    }
+
+    pub(crate) async fn subscribe(&mut self, kind: ResourceType, names: &[&str]) {
+        self.ask(kind.url(), names.iter().map(ToString::to_string).collect(), "").await;
+    }
+
+    /// Asks for more and more, as fast as the server reads, and says how the stream ends meanwhile.
+    pub(crate) async fn flood(
+        &mut self,
+        kind: ResourceType,
+        nonce: &str,
+        batches: impl Iterator<Item = Vec<String>>,
+    ) -> Status {
+        let (sender, mut node, mut form) = (self.requests.clone(), self.node.take(), F::default());
         let sending = async {
-            for mut request in requests {
-                request.node = node.take();
+            for names in batches {
+                let mut request = form.more(kind.url(), names, nonce);
+                if let Some(node) = node.take() {
+                    F::introduce(&mut request, node);
+                }
                 if sender.send(request).await.is_err() {
                     break;
                 }
@@ -168,27 +202,56 @@ impl Stream {
         }
     }
 
+    pub(crate) async fn try_next(&mut self) -> Result<F::Response, Status> {
+        let next = tokio::time::timeout(PATIENCE, self.responses.message()).await;
+        let next = next.unwrap_or_else(|_| panic!("nothing came within {PATIENCE:?}"))?;
+        next.ok_or_else(|| Status::cancelled("the server closed the stream without a reason"))
+    }
+
+    /// The next response, acknowledged.
+    pub(crate) async fn next(&mut self) -> F::Response {
+        let response = self.try_next().await.unwrap();
+        let request = self.form.acknowledge(&response);
+        self.send(request).await;
+        response
+    }
+
+    /// The next response as text: its type, the names it has, `-` and the names it removes.
+    pub(crate) async fn told(&mut self) -> String {
+        F::summary(&self.next().await)
+    }
+
+    /// What is sent when these names are looked up.
+    pub(crate) async fn look_up(&mut self, kind: ResourceType, names: &[&str]) -> F::Response {
+        self.subscribe(kind, names).await;
+        let response = self.next().await;
+        assert_eq!(F::type_url(&response), kind.url());
+        response
+    }
+}
+
+impl Stream {
+    /// An incremental stream of a pod with its token.
+    pub(crate) async fn open(world: &World, pod: Pod) -> Self {
+        Self::of(world, pod).await
+    }
+
+    pub(crate) async fn open_at(world: &World, address: SocketAddr, pod: Pod) -> Self {
+        let channel = connect(address, &world.bundle(), SERVER_NAME, None).await.unwrap();
+        Self::over(channel, Some(&world.token(pod)), node(pod)).await.unwrap()
+    }
+
+    /// As [`Stream::open`], when it may be refused.
+    pub(crate) async fn try_open(world: &World, pod: Pod) -> Result<Self, Status> {
+        Self::with_node(world, pod, node(pod)).await
+    }
+
+    /// An incremental stream over this connection.
     pub(crate) async fn over(channel: Channel, token: Option<&str>, node: Node) -> Result<Self, Status> {
-        let (requests, receiver) = mpsc::channel(16);
-        let mut request = Request::new(ReceiverStream::new(receiver));
-        if let Some(token) = token {
-            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-        }
-        let mut client = AggregatedDiscoveryServiceClient::new(channel);
-        let responses = client.delta_aggregated_resources(request).await?.into_inner();
-        Ok(Self { requests, responses, node: Some(node) })
+        Self::through(channel, token, node).await
     }
 
-    pub(crate) async fn send(&mut self, mut request: DeltaDiscoveryRequest) {
-        request.node = self.node.take();
-        // A stream that was refused takes no requests; the refusal is what the caller reads next.
-        self.requests.send(request).await.ok();
-    }
-
-    pub(crate) async fn subscribe(&mut self, kind: ResourceType, names: &[&str]) {
-        self.resume(kind, names, HashMap::new()).await;
-    }
-
+    /// Subscribes, holding something from an earlier stream.
     pub(crate) async fn resume(&mut self, kind: ResourceType, names: &[&str], held: HashMap<String, String>) {
         self.send(DeltaDiscoveryRequest {
             type_url: kind.url().to_owned(),
@@ -198,44 +261,10 @@ impl Stream {
         })
         .await;
     }
-
-    /// The next response, acknowledged.
-    pub(crate) async fn next(&mut self) -> DeltaDiscoveryResponse {
-        let response = self.try_next().await.unwrap();
-        self.send(DeltaDiscoveryRequest {
-            type_url: response.type_url.clone(),
-            response_nonce: response.nonce.clone(),
-            ..DeltaDiscoveryRequest::default()
-        })
-        .await;
-        response
-    }
-
-    pub(crate) async fn try_next(&mut self) -> Result<DeltaDiscoveryResponse, Status> {
-        let next = tokio::time::timeout(PATIENCE, self.responses.message()).await;
-        let next = next.unwrap_or_else(|_| panic!("nothing came within {PATIENCE:?}"))?;
-        next.ok_or_else(|| Status::cancelled("the server closed the stream without a reason"))
-    }
-
-    /// The next response as text: its type, the names it has, `-` and the names it removes.
-    pub(crate) async fn told(&mut self) -> String {
-        summary(&self.next().await)
-    }
-
-    /// What is sent when these names are looked up.
-    pub(crate) async fn look_up(&mut self, kind: ResourceType, names: &[&str]) -> DeltaDiscoveryResponse {
-        self.subscribe(kind, names).await;
-        let response = self.next().await;
-        assert_eq!(response.type_url, kind.url());
-        response
-    }
 }
 
 pub(crate) fn summary(response: &DeltaDiscoveryResponse) -> String {
-    let kind = ResourceType::from_url(&response.type_url).unwrap().short().to_owned();
-    let names = response.resources.iter().map(|resource| resource.name.clone());
-    let removed = response.removed_resources.iter().map(|name| format!("-{name}"));
-    std::iter::once(kind).chain(names).chain(removed).collect::<Vec<_>>().join(" ")
+    Delta::summary(response)
 }
 
 /// Name and version of each resource.

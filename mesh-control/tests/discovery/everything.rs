@@ -1,16 +1,13 @@
 //! Clients that want everything: a stock Envoy in both forms of the protocol, as far as messages tell.
 
-use mesh_common::xds::ResourceType::{self, Cluster, Endpoints, Listener, Route};
+use mesh_common::xds::ResourceType::{Cluster, Endpoints, Listener, Route};
 use mesh_common::xds::proto::config::core::v3::Node;
-use mesh_common::xds::proto::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use mesh_common::xds::proto::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use mesh_common::xds::protobuf::value::Kind;
 use mesh_common::xds::protobuf::{Struct, Value};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::Code;
 
-use crate::client::{SERVER_NAME, Stream, connect, summary};
+use crate::client::{Stream, summary};
+use crate::form::{Delta, Form, StateOfTheWorld};
 use crate::world::{Pod, WEB, World, service_manifest, slice_manifest};
 
 const ALL_CLUSTERS: &str = "cds BlackHoleCluster outbound|80||ratings.shop.svc.cluster.local \
@@ -34,60 +31,15 @@ fn envoy() -> Node {
     stock(WEB, "envoy", &[("HTTP_PROXY_PORT", "15002")])
 }
 
-async fn incremental(world: &World, node: Node) -> Stream {
-    let channel = connect(world.xds(), &world.bundle(), SERVER_NAME, None).await.unwrap();
-    Stream::over(channel, Some(&world.token(WEB)), node).await.unwrap()
-}
-
-/// A state-of-the-world stream.
-struct WorldStream {
-    requests: mpsc::Sender<DiscoveryRequest>,
-    responses: Streaming<DiscoveryResponse>,
-    node: Option<Node>,
-}
-
-impl WorldStream {
-    async fn open(world: &World, node: Node) -> Self {
-        let channel = connect(world.xds(), &world.bundle(), SERVER_NAME, None).await.unwrap();
-        let (requests, receiver) = mpsc::channel(16);
-        let mut request = Request::new(ReceiverStream::new(receiver));
-        let token = format!("Bearer {}", world.token(WEB)).parse().unwrap();
-        request.metadata_mut().insert("authorization", token);
-        let mut client = AggregatedDiscoveryServiceClient::new(channel);
-        let responses = client.stream_aggregated_resources(request).await.unwrap().into_inner();
-        Self { requests, responses, node: Some(node) }
-    }
-
-    async fn ask(&mut self, kind: ResourceType, names: &[&str], nonce: &str) {
-        let request = DiscoveryRequest {
-            node: self.node.take(),
-            type_url: kind.url().to_owned(),
-            resource_names: names.iter().map(ToString::to_string).collect(),
-            response_nonce: nonce.to_owned(),
-            ..DiscoveryRequest::default()
-        };
-        // A stream that was refused takes no requests; the refusal is what the caller reads next.
-        self.requests.send(request).await.ok();
-    }
-
-    async fn try_next(&mut self) -> Result<DiscoveryResponse, Status> {
-        let next = tokio::time::timeout(std::time::Duration::from_secs(10), self.responses.message()).await;
-        next.expect("nothing came in time").map(|response| response.expect("the stream ended"))
-    }
-
-    /// The next response: its type and the number of its resources.
-    async fn told(&mut self) -> (DiscoveryResponse, String) {
-        let response = self.try_next().await.unwrap();
-        let kind = ResourceType::from_url(&response.type_url).unwrap().short();
-        let text = format!("{kind} {}", response.resources.len());
-        (response, text)
-    }
+/// A stream of the pod `web`, whatever it says it is.
+async fn open<F: Form>(world: &World, node: Node) -> Stream<F> {
+    Stream::with_node(world, WEB, node).await.unwrap()
 }
 
 #[tokio::test]
 async fn an_envoy_has_everything_and_is_told_of_changes_in_order() {
     let world = World::start().await;
-    let mut stream = incremental(&world, envoy()).await;
+    let mut stream = open::<Delta>(&world, envoy()).await;
     stream.subscribe(Cluster, &[]).await;
     assert_eq!(stream.told().await, ALL_CLUSTERS);
     stream.subscribe(Listener, &[]).await;
@@ -118,7 +70,7 @@ async fn an_envoy_has_everything_and_is_told_of_changes_in_order() {
 #[tokio::test]
 async fn with_capture_there_is_a_listener_for_each_address() {
     let world = World::start().await;
-    let mut stream = incremental(&world, stock(WEB, "envoy", &[])).await;
+    let mut stream = open::<Delta>(&world, stock(WEB, "envoy", &[])).await;
     stream.subscribe(Listener, &["*"]).await;
     assert_eq!(
         stream.told().await,
@@ -135,18 +87,17 @@ async fn with_capture_there_is_a_listener_for_each_address() {
 #[tokio::test]
 async fn the_state_of_the_world() {
     let world = World::start().await;
-    let mut stream = WorldStream::open(&world, envoy()).await;
-    stream.ask(Cluster, &[], "").await;
-    let (clusters, text) = stream.told().await;
-    assert_eq!((text.as_str(), clusters.version_info.len()), ("cds 4", 32));
-    stream.ask(Cluster, &[], &clusters.nonce).await;
-    stream.ask(Endpoints, &[REVIEWS_CLUSTER, "nobody"], "").await;
-    let (endpoints, text) = stream.told().await;
-    assert_eq!(text, "eds 1");
-    stream.ask(Endpoints, &[REVIEWS_CLUSTER, "nobody"], &endpoints.nonce).await;
+    let mut stream = open::<StateOfTheWorld>(&world, envoy()).await;
+    let clusters = stream.look_up(Cluster, &[]).await;
+    assert_eq!(StateOfTheWorld::summary(&clusters), ALL_CLUSTERS);
+    assert_eq!(clusters.version_info.len(), 32);
+    let endpoints = stream.look_up(Endpoints, &[REVIEWS_CLUSTER, "nobody"]).await;
+    assert_eq!(StateOfTheWorld::summary(&endpoints), format!("eds {REVIEWS_CLUSTER}"));
     world.write("new.yaml", &service_manifest("new", "10.96.0.50"));
-    let (more, text) = stream.told().await;
-    assert_eq!(text, "cds 5");
+    let more = stream.next().await;
+    let all = ALL_CLUSTERS
+        .replace(" outbound|80||ratings", " outbound|80||new.shop.svc.cluster.local outbound|80||ratings");
+    assert_eq!(StateOfTheWorld::summary(&more), all);
     assert_ne!(more.version_info, clusters.version_info);
     world.stop().await;
 }
@@ -155,18 +106,17 @@ async fn the_state_of_the_world() {
 async fn grpc_asks_by_name_and_never_for_everything() {
     let world = World::start().await;
     let grpc = || stock(WEB, "gRPC C-core", &[]);
-    let mut stream = WorldStream::open(&world, grpc()).await;
-    stream.ask(Listener, &["reviews.shop.svc.cluster.local:80"], "").await;
-    assert_eq!(stream.told().await.1, "lds 1");
-    stream.ask(Route, &["reviews.shop.svc.cluster.local:80"], "").await;
-    assert_eq!(stream.told().await.1, "rds 1");
-    stream.ask(Cluster, &[REVIEWS_CLUSTER], "").await;
-    assert_eq!(stream.told().await.1, "cds 1");
-    let mut nobody = WorldStream::open(&world, grpc()).await;
-    nobody.ask(Listener, &["nobody.shop.svc.cluster.local:80"], "").await;
-    assert_eq!(nobody.told().await.1, "lds 0");
-    let mut greedy = WorldStream::open(&world, grpc()).await;
-    greedy.ask(Listener, &[], "").await;
+    let mut stream = open::<StateOfTheWorld>(&world, grpc()).await;
+    let dialled = "reviews.shop.svc.cluster.local:80";
+    for (kind, name) in [(Listener, dialled), (Route, dialled), (Cluster, REVIEWS_CLUSTER)] {
+        let response = stream.look_up(kind, &[name]).await;
+        assert_eq!(StateOfTheWorld::summary(&response), format!("{} {name}", kind.short()));
+    }
+    let mut nobody = open::<StateOfTheWorld>(&world, grpc()).await;
+    let response = nobody.look_up(Listener, &["nobody.shop.svc.cluster.local:80"]).await;
+    assert_eq!(StateOfTheWorld::summary(&response), "lds");
+    let mut greedy = open::<StateOfTheWorld>(&world, grpc()).await;
+    greedy.subscribe(Listener, &[]).await;
     assert_eq!(greedy.try_next().await.unwrap_err().code(), Code::InvalidArgument);
     world.stop().await;
 }

@@ -5,21 +5,32 @@ use std::time::Duration;
 
 use mesh_common::trust::PrivateKey;
 use mesh_common::xds::ResourceType::{Endpoints, Listener};
-use mesh_common::xds::proto::service::discovery::v3::DeltaDiscoveryRequest;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::{Code, Request};
 
 use crate::certificates::{ask, certificate, identity};
-use crate::client::{SERVER_NAME, Stream, connect, node, summary};
+use crate::client::{SERVER_NAME, Stream, connect, node};
+use crate::form::{Delta, Form, StateOfTheWorld, over_both_forms};
 use crate::world::{RATINGS, REVIEWS, WEB, World, until};
 
 const RATINGS_CLUSTER: &str = "outbound|80||ratings.shop.svc.cluster.local";
 /// Far more than a change takes, far less than any time-out of the server.
 const BOUND: Duration = Duration::from_secs(3);
 
-/// Lets somebody act; until he is done, and three times at least, a good client gets a change within the bound.
+over_both_forms!(
+    one_that_does_not_read,
+    one_that_wants_a_million_names,
+    one_whose_messages_are_huge,
+    one_whose_messages_are_no_requests,
+    one_that_answers_what_nobody_asked,
+    one_that_claims_another_node,
+    one_that_opens_many_streams,
+);
+
+/// Lets somebody act; until he is done, and three times at least, good clients of both forms get a change within the
+/// bound.
 fn while_others_are_served<'a, T: 'a>(
     world: &'a World,
     hostile: impl Future<Output = T> + 'a,
@@ -28,8 +39,10 @@ fn while_others_are_served<'a, T: 'a>(
 }
 
 async fn serve_others<T>(world: &World, hostile: impl Future<Output = T>) -> T {
-    let mut good = Stream::open(world, REVIEWS).await;
+    let mut good = Stream::<Delta>::of(world, REVIEWS).await;
     good.look_up(Endpoints, &[RATINGS_CLUSTER]).await;
+    let mut other = Stream::<StateOfTheWorld>::of(world, REVIEWS).await;
+    other.look_up(Endpoints, &[RATINGS_CLUSTER]).await;
     let mut changes = 0;
     let mut hostile = std::pin::pin!(hostile);
     let mut outcome = None;
@@ -37,14 +50,16 @@ async fn serve_others<T>(world: &World, hostile: impl Future<Output = T>) -> T {
         changes += 1;
         let begin = Instant::now();
         world.change_ratings();
-        let mut told = std::pin::pin!(good.told());
-        let text = loop {
+        let told = async { (good.told().await, other.told().await) };
+        let mut told = std::pin::pin!(told);
+        let texts = loop {
             tokio::select! {
-                text = &mut told => break text,
+                texts = &mut told => break texts,
                 done = &mut hostile, if outcome.is_none() => outcome = Some(done),
             }
         };
-        assert_eq!(text, format!("eds {RATINGS_CLUSTER}"));
+        let expected = || format!("eds {RATINGS_CLUSTER}");
+        assert_eq!(texts, (expected(), expected()));
         assert!(begin.elapsed() < BOUND, "change {changes} took {:?}", begin.elapsed());
     }
     outcome.unwrap()
@@ -54,18 +69,13 @@ async fn counted(world: &World, line: &str) {
     until(line, async || world.page("/metrics").await.contains(line).then_some(())).await;
 }
 
-fn request(names: impl Iterator<Item = String>) -> DeltaDiscoveryRequest {
-    let names = names.collect();
-    let type_url = Endpoints.url().to_owned();
-    DeltaDiscoveryRequest { type_url, resource_names_subscribe: names, ..Default::default() }
-}
-
-#[tokio::test]
-async fn one_that_does_not_read() {
+async fn one_that_does_not_read<F: Form>() {
     let world = World::start_with(&["--ack-timeout", "1s"]).await;
     let status = while_others_are_served(&world, async {
-        let mut stream = Stream::open(&world, WEB).await;
-        stream.send(request((0..9_000).map(|n| format!("nothing-{n}")))).await;
+        let mut stream = Stream::<F>::of(&world, WEB).await;
+        // One that exists: only of such is there something to say in each form.
+        let names = (0..9_000).map(|n| format!("nothing-{n}")).chain([RATINGS_CLUSTER.to_owned()]);
+        stream.ask(Endpoints.url(), names.collect(), "").await;
         counted(&world, "mesh_control_closed_streams_total{reason=\"slow\"} 1").await;
         stream.end().await
     })
@@ -78,8 +88,7 @@ async fn one_that_does_not_read() {
 /// The name of this number.
 type Name = fn(usize) -> String;
 
-#[tokio::test]
-async fn one_that_wants_a_million_names() {
+async fn one_that_wants_a_million_names<F: Form>() {
     let world = World::start().await;
     let cases: [(usize, Name, &str); 3] = [
         (1_000, |n| format!("outbound|{n}||nothing"), "more than 10000 names"),
@@ -88,9 +97,10 @@ async fn one_that_wants_a_million_names() {
     ];
     for (number, (batch, name, reason)) in cases.into_iter().enumerate() {
         let status = while_others_are_served(&world, async {
-            let mut stream = Stream::open(&world, WEB).await;
+            let mut stream = Stream::<F>::of(&world, WEB).await;
             let batches = (0..1_000_000 / batch).map(|n| n * batch);
-            stream.flood(batches.map(|first| request((first..first + batch).map(name)))).await
+            let batches = batches.map(|first| (first..first + batch).map(name).collect());
+            stream.flood(Endpoints, "", batches).await
         })
         .await;
         assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
@@ -103,13 +113,12 @@ async fn one_that_wants_a_million_names() {
     world.stop().await;
 }
 
-#[tokio::test]
-async fn one_whose_messages_are_huge() {
+async fn one_whose_messages_are_huge<F: Form>() {
     let world = World::start().await;
     while_others_are_served(&world, async {
         for _ in 0..10 {
-            let mut stream = Stream::open(&world, WEB).await;
-            stream.send(request(std::iter::once("x".repeat(5 << 20)))).await;
+            let mut stream = Stream::<F>::of(&world, WEB).await;
+            stream.ask(Endpoints.url(), vec!["x".repeat(5 << 20)], "").await;
             let status = stream.end().await;
             assert_eq!(status.code(), Code::OutOfRange, "{status}");
         }
@@ -119,23 +128,22 @@ async fn one_whose_messages_are_huge() {
     world.stop().await;
 }
 
-/// The fields of a request, of other types.
+/// A request in either form whose second field, the type or the node, is a number.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Malformed {
     #[prost(int64, tag = "2")]
-    type_url: i64,
+    second: i64,
 }
 
-#[tokio::test]
-async fn one_whose_messages_are_no_requests() {
+async fn one_whose_messages_are_no_requests<F: Form>() {
     let world = World::start().await;
     let malformed = async {
         let channel = connect(world.xds(), &world.bundle(), SERVER_NAME, None).await.unwrap();
         let mut client = tonic::client::Grpc::new(channel);
         client.ready().await.unwrap();
-        let mut call = Request::new(tokio_stream::iter([Malformed { type_url: 7 }]));
+        let mut call = Request::new(tokio_stream::iter([Malformed { second: 7 }]));
         call.metadata_mut().insert("authorization", format!("Bearer {}", world.token(WEB)).parse().unwrap());
-        let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+        let path = format!("/envoy.service.discovery.v3.AggregatedDiscoveryService/{}", F::METHOD);
         let codec = tonic_prost::ProstCodec::<Malformed, Malformed>::default();
         let answer = client.streaming(call, path.parse().unwrap(), codec).await;
         match answer {
@@ -148,9 +156,9 @@ async fn one_whose_messages_are_no_requests() {
     assert!(status.message().starts_with("the request cannot be read: "), "{status}");
 
     let unknown = async {
-        let mut stream = Stream::open(&world, WEB).await;
+        let mut stream = Stream::<F>::of(&world, WEB).await;
         let type_url = "type.googleapis.com/".to_owned() + &"x".repeat(1 << 20);
-        stream.send(DeltaDiscoveryRequest { type_url, ..Default::default() }).await;
+        stream.ask(&type_url, Vec::new(), "").await;
         stream.end().await
     };
     let status = while_others_are_served(&world, unknown).await;
@@ -161,17 +169,11 @@ async fn one_whose_messages_are_no_requests() {
     world.stop().await;
 }
 
-#[tokio::test]
-async fn one_that_answers_what_nobody_asked() {
+async fn one_that_answers_what_nobody_asked<F: Form>() {
     let world = World::start().await;
-    let answer = |nonce: &str| DeltaDiscoveryRequest {
-        type_url: Endpoints.url().to_owned(),
-        response_nonce: nonce.to_owned(),
-        ..Default::default()
-    };
     let status = while_others_are_served(&world, async {
-        let mut stream = Stream::open(&world, WEB).await;
-        stream.flood(std::iter::repeat_with(|| answer("never given"))).await
+        let mut stream = Stream::<F>::of(&world, WEB).await;
+        stream.flood(Endpoints, "never given", std::iter::repeat_with(Vec::new)).await
     })
     .await;
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
@@ -180,10 +182,10 @@ async fn one_that_answers_what_nobody_asked() {
 
     // Requests that say nothing at all are read no faster than a busy proxy's.
     while_others_are_served(&world, async {
-        let mut stream = Stream::open(&world, WEB).await;
+        let mut stream = Stream::<F>::of(&world, WEB).await;
         let begin = Instant::now();
         for _ in 0..5_000 {
-            stream.send(answer("")).await;
+            stream.ask(Endpoints.url(), Vec::new(), "").await;
         }
         stream.look_up(Listener, &["virtualOutbound"]).await;
         let took = begin.elapsed();
@@ -194,13 +196,11 @@ async fn one_that_answers_what_nobody_asked() {
     world.stop().await;
 }
 
-#[tokio::test]
-async fn one_that_claims_another_node() {
+async fn one_that_claims_another_node<F: Form>() {
     let world = World::start().await;
     while_others_are_served(&world, async {
         for _ in 0..20 {
-            let channel = connect(world.xds(), &world.bundle(), SERVER_NAME, None).await.unwrap();
-            let mut stream = Stream::over(channel, Some(&world.token(WEB)), node(RATINGS)).await.unwrap();
+            let mut stream = Stream::<F>::with_node(&world, WEB, node(RATINGS)).await.unwrap();
             stream.subscribe(Listener, &["inbound/shop/ratings-1"]).await;
             let status = stream.end().await;
             assert_eq!(status.code(), Code::PermissionDenied, "{status}");
@@ -211,13 +211,12 @@ async fn one_that_claims_another_node() {
     world.stop().await;
 }
 
-#[tokio::test]
-async fn one_that_opens_many_streams() {
-    let world = World::start_with(&["--max-streams-per-pod", "4", "--max-streams", "6"]).await;
+async fn one_that_opens_many_streams<F: Form>() {
+    let world = World::start_with(&["--max-streams-per-pod", "4", "--max-streams", "7"]).await;
     let open = async |pod| {
-        let mut stream = Stream::open(&world, pod).await;
+        let mut stream = Stream::<F>::of(&world, pod).await;
         stream.subscribe(Listener, &["virtualOutbound"]).await;
-        (stream.try_next().await.map(|response| summary(&response)), stream)
+        (stream.try_next().await.map(|response| F::summary(&response)), stream)
     };
     while_others_are_served(&world, async {
         let mut streams = Vec::new();
@@ -232,12 +231,12 @@ async fn one_that_opens_many_streams() {
         let expected = "the pod shop/web-1 has 4 streams, as many as --max-streams-per-pod allows";
         assert!(status.message().contains(expected), "{status}");
         counted(&world, "mesh_control_refused_streams_total{reason=\"too_many_of_pod\"} 1").await;
-        // With the good client's these are six.
+        // With the good clients' these are seven.
         let (answer, stream) = open(REVIEWS).await;
         answer.unwrap();
         let (answer, _) = open(RATINGS).await;
         let status = answer.unwrap_err();
-        assert!(status.message().contains("6 streams, as many as --max-streams allows"), "{status}");
+        assert!(status.message().contains("7 streams, as many as --max-streams allows"), "{status}");
         drop((stream, streams));
         // The places are free again.
         until("a place", async || open(RATINGS).await.0.ok()).await;

@@ -4,6 +4,7 @@
 mod certificates;
 mod client;
 mod everything;
+mod form;
 mod hostile;
 mod outlived;
 mod refused;

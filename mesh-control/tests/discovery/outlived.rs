@@ -8,15 +8,20 @@ use tonic::Code;
 
 use crate::certificates::certificate;
 use crate::client::{SERVER_NAME, Stream, connect, node};
+use crate::form::{Form, over_both_forms};
 use crate::world::{Pod, WEB, World, pod_manifest};
 
-#[tokio::test]
-async fn a_stream_does_not_outlive_its_certificate() {
+over_both_forms!(
+    a_stream_does_not_outlive_its_certificate,
+    a_stream_does_not_outlive_its_pods_account_and_uid
+);
+
+async fn a_stream_does_not_outlive_its_certificate<F: Form>() {
     let world = World::start().await;
     let own = certificate(&world, WEB, 3).await;
     let channel = connect(world.xds(), &world.bundle(), SERVER_NAME, Some(own)).await.unwrap();
     let begin = Instant::now();
-    let mut stream = Stream::over(channel, None, node(WEB)).await.unwrap();
+    let mut stream = Stream::<F>::through(channel, None, node(WEB)).await.unwrap();
     stream.look_up(Listener, &["virtualOutbound"]).await;
     let status = stream.end().await;
     assert_eq!(status.code(), Code::Unauthenticated, "{status}");
@@ -30,13 +35,12 @@ async fn a_stream_does_not_outlive_its_certificate() {
     // With a new one it goes on.
     let own = certificate(&world, WEB, 600).await;
     let channel = connect(world.xds(), &world.bundle(), SERVER_NAME, Some(own)).await.unwrap();
-    let mut stream = Stream::over(channel, None, node(WEB)).await.unwrap();
+    let mut stream = Stream::<F>::through(channel, None, node(WEB)).await.unwrap();
     stream.look_up(Listener, &["virtualOutbound"]).await;
     world.stop().await;
 }
 
-#[tokio::test]
-async fn a_stream_does_not_outlive_its_pods_account_and_uid() {
+async fn a_stream_does_not_outlive_its_pods_account_and_uid<F: Form>() {
     let world = World::start().await;
     let replaced = pod_manifest(WEB, "").replace("  namespace: shop\n", "  namespace: shop\n  uid: other\n");
     let other_account = pod_manifest(Pod { account: "reviews", ..WEB }, "");
@@ -44,7 +48,7 @@ async fn a_stream_does_not_outlive_its_pods_account_and_uid() {
         (other_account, Code::PermissionDenied, "may not ask for shop/web-1"),
         (replaced, Code::Unauthenticated, "was replaced by another of this name"),
     ] {
-        let mut stream = Stream::open(&world, WEB).await;
+        let mut stream = Stream::<F>::of(&world, WEB).await;
         stream.look_up(Listener, &["inbound/shop/web-1"]).await;
         world.write("web-1.yaml", &manifest);
         let status = stream.end().await;
@@ -52,7 +56,7 @@ async fn a_stream_does_not_outlive_its_pods_account_and_uid() {
         assert!(status.message().contains(reason), "{status}");
         world.write("web-1.yaml", &pod_manifest(WEB, ""));
         crate::world::until("the pod is itself again", async || {
-            let mut stream = Stream::try_open(&world, WEB).await.ok()?;
+            let mut stream = Stream::<F>::with_node(&world, WEB, node(WEB)).await.ok()?;
             stream.subscribe(Listener, &["virtualOutbound"]).await;
             stream.try_next().await.ok()
         })

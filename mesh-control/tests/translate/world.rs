@@ -143,6 +143,7 @@ impl World {
             region: workload.region.clone(),
             node: workload.node.clone(),
             workload: Some(workload),
+            hostname: String::new(),
         }
     }
 
@@ -185,6 +186,7 @@ pub fn pod(name: &str, address: &str, zone: &str) -> Workload {
         region: "eu".to_owned(),
         labels: BTreeMap::new(),
         live: true,
+        leaving: false,
     }
 }
 

@@ -9,10 +9,10 @@ use axum::http::{Request, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use mesh_common::process::DrainStarter;
 use mesh_common::telemetry::admin::{AdminState, common_pages};
 use serde_json::Value;
 use std::sync::Arc;
-use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
 use crate::config::store::Store;
@@ -33,8 +33,8 @@ pub struct Pages {
     pub addresses: Addresses,
     /// The node id.
     pub node: String,
-    /// Told when somebody asks for drain.
-    pub drain: mpsc::Sender<()>,
+    /// Begins the drain when somebody asks for it.
+    pub drain: DrainStarter,
 }
 
 /// All pages of the proxy.
@@ -73,8 +73,12 @@ async fn same_as_metrics(metrics: Router) -> Response {
 }
 
 async fn drain(State(pages): State<Pages>) -> Response {
-    // A full queue means that it was asked for before.
-    pages.drain.try_send(()).ok();
+    if pages.drain.start() {
+        tracing::info!(
+            reason = "POST /drain",
+            "draining: no new inbound work after a moment; outbound goes on"
+        );
+    }
     (StatusCode::ACCEPTED, "draining\n").into_response()
 }
 

@@ -46,10 +46,17 @@ pub struct UpstreamError {
     pub flags: ResponseFlags,
     /// For a person: what failed and what to look at.
     pub reason: String,
+    /// No endpoint has seen the request, or it is one that may be sent twice.
+    pub unprocessed: bool,
 }
 
 impl UpstreamError {
     pub(crate) fn new(flags: ResponseFlags, reason: impl Into<String>) -> Self {
-        Self { flags, reason: reason.into() }
+        Self { flags, reason: reason.into(), unprocessed: false }
+    }
+
+    /// The same; another endpoint may have the request.
+    pub(crate) fn unprocessed(self) -> Self {
+        Self { unprocessed: true, ..self }
     }
 }

@@ -81,6 +81,11 @@ impl Source {
         Some(RequestBody { source: Rc::clone(self), attempt: self.attempt.get(), replayed: 0 })
     }
 
+    /// Whether there can be another attempt.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        !self.replay.borrow().lost
+    }
+
     /// There will be no other attempt: keeps nothing more than what a later attempt may still have to say again.
     pub(crate) fn commit(&self) {
         let mut replay = self.replay.borrow_mut();

@@ -182,6 +182,12 @@ impl Conn {
         }
     }
 
+    /// Whether the client is another sidecar that has proven who it is: it knows what to make of
+    /// [`headers::UNPROCESSED`].
+    pub(super) fn is_from_mesh(&self) -> bool {
+        self.direction == Direction::Inbound && self.identity.is_some()
+    }
+
     /// Whether responses must end the connection.
     pub(super) fn is_draining(&self) -> bool {
         self.order.get() >= Order::Drain
@@ -335,9 +341,10 @@ impl Connections {
             }
             match phase {
                 Phase::Serving => {}
-                Phase::Draining if conn.direction == Direction::Outbound => {}
-                Phase::Draining if grace_over => conn.raise(Order::Close),
-                Phase::Draining => conn.raise(Order::Drain),
+                // The application may still need others to finish its own work.
+                Phase::Draining | Phase::Finishing if conn.direction == Direction::Outbound => {}
+                Phase::Draining | Phase::Finishing if grace_over => conn.raise(Order::Close),
+                Phase::Draining | Phase::Finishing => conn.raise(Order::Drain),
                 Phase::Stopping => conn.raise(Order::Abort),
             }
             true

@@ -281,6 +281,7 @@ fn deliver(conn: &Rc<Conn>, mut record: Record, served: Served) -> Response<Resp
     *response.version_mut() = Version::HTTP_11;
     let protocol = response.headers().get(UPGRADE).cloned();
     headers::strip_hop_by_hop(response.headers_mut(), false);
+    response.headers_mut().remove(headers::UNPROCESSED);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         record.trailers(response.headers());
         return response.map(|body| ResponseBody::upstream(body, record, lease, deadline, clock));

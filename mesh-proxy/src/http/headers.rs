@@ -16,6 +16,10 @@ pub const MAX_HEADERS: usize = 100;
 /// Bytes of all headers of one request, at most.
 pub const MAX_HEADER_BYTES: usize = 60 * 1024;
 
+/// A server's sidecar says to a client's sidecar, with an answer of its own: the application has not seen this
+/// request, another endpoint may have it. It never comes from an application, and never reaches one.
+pub const UNPROCESSED: HeaderName = HeaderName::from_static("x-mesh-unprocessed");
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");

@@ -114,6 +114,11 @@ impl Record {
         self.grpc
     }
 
+    /// Whether the answer goes to another sidecar of the mesh.
+    pub(crate) fn is_to_mesh(&self) -> bool {
+        self.conn.is_from_mesh()
+    }
+
     /// The gRPC status, from trailers or from the head of a response without body.
     pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
         if let Some(status) = trailers.get("grpc-status").filter(|_| self.grpc) {

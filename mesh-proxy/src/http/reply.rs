@@ -6,6 +6,7 @@ use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::ResponseBody;
+use super::headers::UNPROCESSED;
 use super::record::Record;
 use super::rewrite;
 use crate::config::route::HeaderMutation;
@@ -21,6 +22,8 @@ pub(crate) struct Reply {
     flags: ResponseFlags,
     kind: Kind,
     mutation: Option<HeaderMutation>,
+    /// No endpoint has seen the request.
+    unprocessed: bool,
 }
 
 #[derive(Debug)]
@@ -36,17 +39,21 @@ enum Kind {
 impl Reply {
     /// A request that cannot be served, and why.
     pub(crate) fn failure(status: StatusCode, flags: ResponseFlags, reason: impl Into<String>) -> Self {
-        Self { status, flags, kind: Kind::Failure(reason.into()), mutation: None }
+        Self { status, flags, kind: Kind::Failure(reason.into()), mutation: None, unprocessed: false }
     }
 
     /// What a route answers itself.
     pub(crate) fn direct(status: StatusCode, body: String, mutation: HeaderMutation) -> Self {
-        Self { status, flags: ResponseFlags::NONE, kind: Kind::Direct(body), mutation: Some(mutation) }
+        Self::of_route(status, Kind::Direct(body), mutation)
     }
 
     /// Where a route sends the client.
     pub(crate) fn redirect(status: StatusCode, location: HeaderValue, mutation: HeaderMutation) -> Self {
-        Self { status, flags: ResponseFlags::NONE, kind: Kind::Redirect(location), mutation: Some(mutation) }
+        Self::of_route(status, Kind::Redirect(location), mutation)
+    }
+
+    fn of_route(status: StatusCode, kind: Kind, mutation: HeaderMutation) -> Self {
+        Self { status, flags: ResponseFlags::NONE, kind, mutation: Some(mutation), unprocessed: false }
     }
 
     /// The response; the request is counted when it has been sent.
@@ -78,6 +85,9 @@ impl Reply {
         if let Some(mutation) = &self.mutation {
             rewrite::headers(mutation, &mut headers);
         }
+        if self.unprocessed && record.is_to_mesh() {
+            headers.insert(UNPROCESSED, HeaderValue::from_static("1"));
+        }
         record.code = status.as_u16();
         record.flags |= self.flags;
         record.response_bytes = body.len() as u64;
@@ -97,7 +107,7 @@ impl From<UpstreamError> for Reply {
         } else {
             StatusCode::SERVICE_UNAVAILABLE
         };
-        Self::failure(status, error.flags, error.reason)
+        Self { unprocessed: error.unprocessed, ..Self::failure(status, error.flags, error.reason) }
     }
 }
 

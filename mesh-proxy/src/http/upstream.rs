@@ -2,6 +2,7 @@
 //! request that an endpoint may have seen is never sent twice, unless it is one that may be (RFC 9110 9.2.2).
 
 use std::error::Error;
+use std::io::ErrorKind;
 use std::rc::Rc;
 
 use http::uri::PathAndQuery;
@@ -10,10 +11,11 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body::{BodyError, RequestBody, Source};
+use super::headers::UNPROCESSED;
 use super::record::Record;
 use super::rewrite;
 use crate::cluster::{ClusterState, Destination, EndpointState, InFlight, Usable, pick};
-use crate::connect::dial::dial;
+use crate::connect::dial::{dial, is_mutual};
 use crate::connect::{UpstreamError, http1, http2};
 use crate::telemetry::ResponseFlags;
 use crate::worker::Worker;
@@ -94,10 +96,10 @@ pub(crate) async fn send(
     let mut failed = Vec::new();
     let mut unprocessed = Vec::new();
     let mut last: Option<UpstreamError> = None;
-    for _ in 0..MAX_ATTEMPTS {
+    for attempts_left in (0..MAX_ATTEMPTS).rev() {
         let usable = cluster.usable(worker, destination).await?;
         let Some(endpoint) = choose(&usable, &failed, &unprocessed) else {
-            return Err(last.unwrap_or_else(|| no_endpoint(cluster, &usable)));
+            return Err(last.unwrap_or_else(|| no_endpoint(cluster, &usable)).unprocessed());
         };
         record.endpoint = Some(Rc::clone(&endpoint));
         let Some(body) = outgoing.body.attempt() else { break };
@@ -113,6 +115,17 @@ pub(crate) async fn send(
         };
         match result {
             Ok((response, lease)) => {
+                if attempts_left > 0
+                    && outgoing.body.is_repeatable()
+                    && let Some(refused) = refused_by_sidecar(cluster, &endpoint, &response)
+                {
+                    failed.push(Rc::clone(&endpoint));
+                    if choose(&usable, &failed, &unprocessed).is_some() {
+                        tracing::debug!(reason = %refused, "trying another endpoint");
+                        last = Some(refused);
+                        continue;
+                    }
+                }
                 outgoing.body.commit();
                 return Ok(Answer { response, lease, deadline });
             }
@@ -127,7 +140,21 @@ pub(crate) async fn send(
             }
         }
     }
-    Err(last.unwrap_or_else(timeout))
+    Err(last.unwrap_or_else(timeout).unprocessed())
+}
+
+/// What the endpoint's sidecar says when its application has not seen the request. Nobody else is believed.
+fn refused_by_sidecar(
+    cluster: &ClusterState,
+    endpoint: &EndpointState,
+    response: &Response<Incoming>,
+) -> Option<UpstreamError> {
+    let is_said = response.headers().contains_key(UNPROCESSED);
+    (is_said && is_mutual(cluster.config(), &endpoint.endpoint)).then(|| {
+        let address = endpoint.endpoint.address;
+        let reason = format!("the application of endpoint {address} is not there, its proxy says");
+        UpstreamError::new(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, reason)
+    })
 }
 
 /// One that was not tried; else one that refused the request but can be reached.
@@ -188,7 +215,10 @@ async fn attempt(
     };
     let mut connection = opened.map_err(|error| Failure { error, kind: FailureKind::Connect })?;
     let response = match &mut connection {
-        Leased::Http1(connection) => send_http1(connection, outgoing, body).await?,
+        Leased::Http1(connection) => {
+            let refusable = is_mutual(cluster.config(), &endpoint.endpoint);
+            send_http1(connection, outgoing, body, refusable).await?
+        }
         Leased::Http2(stream) => send_http2(stream, outgoing, body).await?,
     };
     Ok((response, Lease { in_flight, connection }))
@@ -234,10 +264,12 @@ async fn send_http1(
     connection: &mut http1::Http1,
     outgoing: &mut Outgoing,
     body: RequestBody,
+    refusable: bool,
 ) -> Result<Response<Incoming>, Failure> {
     // A connection that rested may be closed by the peer at the moment it is used. What may be sent again is kept.
-    let repeatable = connection.reused && outgoing.body.is_empty() && is_idempotent(&outgoing.method);
-    let request = build(outgoing, body, repeatable)?;
+    let repeatable = outgoing.body.is_empty() && is_idempotent(&outgoing.method);
+    // A sidecar may answer that the request can go elsewhere.
+    let request = build(outgoing, body, repeatable || refusable)?;
     let mut error = match connection.sender.try_send_request(request).await {
         Ok(response) => return Ok(response),
         Err(error) => error,
@@ -246,8 +278,15 @@ async fn send_http1(
         outgoing.headers = request.into_parts().0.headers;
         return Err(failure(&error.into_error(), FailureKind::Unprocessed));
     }
-    let kind = if repeatable { FailureKind::Unprocessed } else { FailureKind::Final };
-    Err(failure(&error.into_error(), kind))
+    let error = error.into_error();
+    // Whoever ends after it has read a request closes the connection; a reset is of one that did not read it all.
+    let again = repeatable && (connection.reused || is_reset(&error));
+    Err(failure(&error, if again { FailureKind::Unprocessed } else { FailureKind::Final }))
+}
+
+fn is_reset(error: &hyper::Error) -> bool {
+    let kind = find::<std::io::Error>(error).map(std::io::Error::kind);
+    matches!(kind, Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))
 }
 
 async fn send_http2(

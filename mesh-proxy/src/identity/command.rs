@@ -3,11 +3,13 @@
 use std::time::SystemTime;
 
 use anyhow::Context as _;
+use mesh_common::identity::schedule::{self, Next};
+use mesh_common::identity::{Progress, issue};
 use mesh_common::process::terminated;
 use mesh_common::spiffe::SpiffeId;
 use mesh_common::trust::{TrustBundle, WorkloadCertificate};
 
-use super::{Progress, folder, issue, schedule, schedule::Next};
+use super::folder;
 use crate::options::CertificateOptions;
 use crate::startup;
 use crate::tls::TlsContext;
@@ -66,7 +68,7 @@ impl Files {
     }
 
     async fn renew(&mut self) -> anyhow::Result<()> {
-        let certificate = issue::issue(&self.id, &self.dial).await?;
+        let certificate = issue(&self.id, &self.dial).await?;
         let roots = self.tls.bundle().context("there are no roots")?;
         self.write(certificate, TrustBundle::clone(&roots))
     }

@@ -3,27 +3,23 @@
 
 pub mod command;
 mod folder;
-mod issue;
 mod keep;
-pub mod schedule;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
+use mesh_common::identity::schedule::{self, Next};
+use mesh_common::identity::{IssueError, Progress, improves, issue};
 use mesh_common::spiffe::SpiffeId;
-use mesh_common::trust::{CertificateFacts, TrustError, WorkloadCertificate};
-use tokio::time::Instant;
+use mesh_common::trust::WorkloadCertificate;
 
 use crate::telemetry::ProxyMetrics;
 use crate::tls::{TlsContext, TlsError};
-use crate::xds::connect::{ConnectError, Dial};
+use crate::xds::connect::Dial;
 
 pub use keep::KeepError;
-
-use schedule::Next;
 
 /// What is needed to get certificates.
 pub struct Identity {
@@ -42,44 +38,9 @@ pub struct Identity {
 /// Why there is no new certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// No connection to the certificate authority.
+    /// None was issued that is good.
     #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// It refused to sign.
-    #[error("the certificate authority refused: {message} ({code:?})")]
-    Refused {
-        /// The gRPC code.
-        code: tonic::Code,
-        /// What it said.
-        message: String,
-    },
-    /// The token cannot be sent.
-    #[error("the token holds characters that no token has")]
-    Token,
-    /// It took too long.
-    #[error("the certificate authority did not answer within {0:?}")]
-    Timeout(Duration),
-    /// What it answered cannot be used.
-    #[error("the certificate authority's answer cannot be used: {0}")]
-    Answer(#[from] TrustError),
-    /// It signed something else.
-    #[error("the certificate authority signed {signed}, asked was {asked}")]
-    OtherIdentity {
-        /// Who we are.
-        asked: SpiffeId,
-        /// Whose certificate came.
-        signed: SpiffeId,
-    },
-    /// It has run out already.
-    #[error(
-        "the certificate that was signed ended {0:?} ago; look at the clocks of this machine and mesh-control's"
-    )]
-    Expired(Duration),
-    /// It is for later, and there is one that is good now.
-    #[error(
-        "the certificate that was signed begins in {0:?}; look at the clocks of this machine and mesh-control's"
-    )]
-    NotYetValid(Duration),
+    Issue(#[from] IssueError),
     /// The certificate does not fit our key.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -110,7 +71,7 @@ pub async fn run(identity: Identity) {
             Next::Ask => {
                 let outcome = renew(&identity).await;
                 progress.note(outcome.is_ok());
-                report(&identity, &outcome, current.as_deref(), progress.failures);
+                report(&identity, &outcome, current.as_deref(), progress.failures());
             }
         }
     }
@@ -119,35 +80,8 @@ pub async fn run(identity: Identity) {
 /// Failures without any certificate before it counts as an error.
 const PATIENCE: u32 = 5;
 
-/// What happened so far, for the schedule.
-#[derive(Debug)]
-struct Progress {
-    failures: u32,
-    last: Option<Instant>,
-    jitter: f64,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self { failures: 0, last: None, jitter: rand::random() }
-    }
-}
-
-impl Progress {
-    fn note(&mut self, success: bool) {
-        self.failures = if success { 0 } else { self.failures.saturating_add(1) };
-        self.last = Some(Instant::now());
-        self.jitter = rand::random();
-    }
-
-    fn attempts(&self) -> schedule::Attempts {
-        let since_last = self.last.map(|last| last.elapsed());
-        schedule::Attempts { failures: self.failures, since_last, jitter: self.jitter }
-    }
-}
-
 async fn renew(identity: &Identity) -> Result<(), IdentityError> {
-    let certificate = issue::issue(&identity.id, &identity.dial).await?;
+    let certificate = issue(&identity.id, &identity.dial).await?;
     let present = identity.tls.certificate();
     improves(SystemTime::now(), &certificate.facts, present.as_deref().map(|present| &present.facts))?;
     // First: it refuses what cannot be used, and then the kept one must stay.
@@ -159,26 +93,6 @@ async fn renew(identity: &Identity) -> Result<(), IdentityError> {
         }
     }
     Ok(())
-}
-
-/// Whether a new certificate is better than the present one: one that is good is never given up for one that
-/// is not.
-fn improves(
-    now: SystemTime,
-    new: &CertificateFacts,
-    present: Option<&CertificateFacts>,
-) -> Result<(), IdentityError> {
-    let is_good = |it: &CertificateFacts| it.not_before <= now && now < it.not_after;
-    if let Ok(ago) = now.duration_since(new.not_after) {
-        return Err(IdentityError::Expired(ago));
-    }
-    match new.not_before.duration_since(now) {
-        // Without any, one that peers whose clocks are ahead may take is better than none.
-        Ok(ahead) if !ahead.is_zero() && present.is_some_and(is_good) => {
-            Err(IdentityError::NotYetValid(ahead))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn put_to_use(identity: &Identity, certificate: WorkloadCertificate) -> Result<(), TlsError> {
@@ -215,19 +129,5 @@ fn report(
                 None => tracing::error!(%error, failures, "no valid certificate; mutual TLS is not possible"),
             }
         }
-    }
-}
-
-/// A certificate with the key that was just made for it.
-fn assemble(
-    id: &SpiffeId,
-    chain: &[String],
-    key: mesh_common::trust::PrivateKey,
-) -> Result<WorkloadCertificate, IdentityError> {
-    let certificate = WorkloadCertificate::from_chain_pem(chain, Arc::new(key))?;
-    if certificate.identity == *id {
-        Ok(certificate)
-    } else {
-        Err(IdentityError::OtherIdentity { asked: id.clone(), signed: certificate.identity })
     }
 }

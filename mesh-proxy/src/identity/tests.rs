@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::*;
 use crate::telemetry::Telemetry;
 use crate::tls::test_mesh::{Leaf, Mesh};
-use crate::xds::connect::{Dialled, Dialling};
+use crate::xds::connect::{ConnectError, Dialled, Dialling};
 
 /// A certificate authority: what it answers, and how often and with which token it was asked.
 struct Authority {

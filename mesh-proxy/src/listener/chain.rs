@@ -48,7 +48,9 @@ pub enum NoChain {
     #[error("the port takes mutual TLS only, and the connection is plaintext")]
     MutualTlsOnly,
     /// TLS that is not the mesh's own.
-    #[error("the port takes the mesh's mutual TLS only, and the client's TLS is another: it offers {0}")]
+    #[error(
+        "the only TLS that the port takes is the mesh's mutual TLS, and the client's is another: it offers {0}"
+    )]
     ForeignTls(String),
     /// Anything else.
     #[error("no filter chain of listener {0} matches the connection")]
@@ -147,11 +149,11 @@ fn protocols(wanted: &ChainMatch, facts: &Facts<'_>) -> Option<Reverse<usize>> {
 }
 
 fn reason(listener: &Listener, for_port: &[&Arc<FilterChain>], facts: &Facts<'_>) -> NoChain {
-    if for_port.is_empty() || for_port.iter().any(|chain| chain.tls.is_none()) {
-        return NoChain::Nothing(listener.name.clone());
-    }
+    let meshed = |chain: &&Arc<FilterChain>| chain.tls.is_some();
     match facts.transport {
-        Transport::RawBuffer => NoChain::MutualTlsOnly,
+        Transport::RawBuffer if !for_port.is_empty() && for_port.iter().all(meshed) => NoChain::MutualTlsOnly,
+        Transport::Tls if !for_port.iter().any(meshed) => NoChain::Nothing(listener.name.clone()),
+        Transport::RawBuffer => NoChain::Nothing(listener.name.clone()),
         Transport::Tls if facts.protocols.is_empty() => NoChain::ForeignTls("no protocol (ALPN)".to_owned()),
         // What a stranger wrote goes to the log: cut, and quoted against control characters.
         Transport::Tls => {
@@ -218,7 +220,8 @@ mod tests {
         }
     }
 
-    /// As mesh-control writes it: port 80 permissive, port 90 strict, 91 without mutual TLS, others strict.
+    /// As mesh-control writes it: port 80 permissive, port 90 strict, 91 without mutual TLS, 93 permissive and declared
+    /// to speak HTTP, others strict.
     fn inbound() -> Listener {
         let mtls = |port: Option<u16>, name: &str| {
             [
@@ -238,6 +241,11 @@ mod tests {
         chains.extend(open(80));
         chains.extend(mtls(Some(90), "90"));
         chains.extend(open(91));
+        chains.extend(mtls(Some(93), "93"));
+        chains.extend([
+            chain("93_mtls-proxyless", tls(Some(93), &["h2"])),
+            chain("93_http", raw(Some(93), &[])),
+        ]);
         chains.extend(mtls(None, "0.0.0.0"));
         listener(chains, None)
     }
@@ -258,6 +266,10 @@ mod tests {
             (90, RawBuffer, &["http/1.1"], Err("plaintext_to_mutual_tls")),
             (91, Tls, &["istio"], Ok("91_tls")),
             (91, RawBuffer, &["http/1.1"], Ok("91_http")),
+            (93, Tls, &["h2"], Ok("93_mtls-proxyless")),
+            (93, Tls, &["http/1.1"], Err("foreign_tls")),
+            (93, Tls, &[], Err("foreign_tls")),
+            (93, RawBuffer, &[], Ok("93_http")),
             (92, Tls, &["istio"], Ok("0.0.0.0_mtls-tcp")),
             (92, RawBuffer, &[], Err("plaintext_to_mutual_tls")),
         ] {

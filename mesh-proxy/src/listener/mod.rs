@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use accept::{Accepted, Acceptor, Listeners, serve};
+pub(crate) use accept::{bind as bind_one, bind_everywhere};
 pub use captured::Capture;
 pub use resolve::{Refused, Resolved, resolve};
 
@@ -33,6 +34,8 @@ pub struct Options {
     pub max_connections: usize,
     /// How long inbound listeners still accept after drain began, so that clients learn of it first.
     pub propagation: Duration,
+    /// How long after the application's last connection new ones are still accepted when the process is to end.
+    pub linger: Duration,
 }
 
 impl Default for Options {
@@ -43,6 +46,7 @@ impl Default for Options {
             capture: None,
             max_connections: 65_536,
             propagation: Duration::from_secs(5),
+            linger: Duration::from_secs(1),
         }
     }
 }

@@ -153,10 +153,8 @@ fn refuse_loop(connection: &Connection, dialled: &mut Dialled) {
     let reached = connection.io.local_addr();
     if connection.direction == Direction::Outbound && reached.is_some() && upstream.io.peer_addr() == reached
     {
-        dialled.result = Err(UpstreamError {
-            flags: ResponseFlags::NO_ROUTE,
-            reason: format!("{} leads back to this proxy", connection.target),
-        });
+        let reason = format!("{} leads back to this proxy", connection.target);
+        dialled.result = Err(UpstreamError::new(ResponseFlags::NO_ROUTE, reason));
     }
 }
 

@@ -45,6 +45,10 @@ pub(super) const OUTBOUND_REFUSED: Metric = (
     "mesh_outbound_refused",
     "Connections of the application that were refused before anything was dialled.",
 );
+pub(super) const APP_SCRAPE_FAILURES: Metric = (
+    "mesh_proxy_app_scrape_failures",
+    "Scrapes for which the application's own metrics could not be had, or not all of them.",
+);
 pub(super) const ACCESS_LOG_DROPPED: Metric =
     ("mesh_proxy_access_log_dropped", "Access log lines that were dropped because the reader is too slow.");
 pub(super) const SERIES: Metric = ("mesh_proxy_metric_series", "Traffic series held at the moment.");

@@ -21,6 +21,7 @@ pub struct ProxyMetrics {
     certificate_renewals: ByLabel,
     inbound_refused: ByLabel,
     outbound_refused: ByLabel,
+    app_scrape_failures: Counter,
 }
 
 impl ProxyMetrics {
@@ -30,6 +31,7 @@ impl ProxyMetrics {
         register(registry, names::CERTIFICATE_RENEWALS, metrics.certificate_renewals.clone());
         register(registry, names::INBOUND_REFUSED, metrics.inbound_refused.clone());
         register(registry, names::OUTBOUND_REFUSED, metrics.outbound_refused.clone());
+        register(registry, names::APP_SCRAPE_FAILURES, metrics.app_scrape_failures.clone());
         register(registry, names::BUILD_INFO, Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         metrics
     }
@@ -53,6 +55,11 @@ impl ProxyMetrics {
     /// A connection of the application was refused before anything was dialled.
     pub fn outbound_refused(&self, reason: &'static str) {
         self.outbound_refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// The application's own metrics could not be had, or not all of them.
+    pub fn app_scrape_failed(&self) {
+        self.app_scrape_failures.inc();
     }
 }
 

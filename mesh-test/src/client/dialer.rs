@@ -21,6 +21,8 @@ pub enum Dialer {
     Forward(SocketAddr),
     /// Straight from the pod.
     Straight(Place, Names),
+    /// As any program of this machine does: by the names that its system knows.
+    System,
 }
 
 impl Dialer {
@@ -32,11 +34,32 @@ impl Dialer {
         match self {
             Self::Forward(proxy) => tunnel::socks5(*proxy, host, port).await,
             Self::Straight(place, names) => place.connect(SocketAddr::new(resolve(names, host)?, port)).await,
+            Self::System => Place::Here.connect(self.address(host, port).await?).await,
+        }
+    }
+
+    /// Where a connection to a host goes to.
+    pub(super) async fn address(&self, host: &str, port: u16) -> Result<SocketAddr> {
+        match self {
+            Self::Forward(proxy) => Ok(*proxy),
+            Self::Straight(_, names) => Ok(SocketAddr::new(resolve(names, host)?, port)),
+            Self::System => {
+                let mut found = tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await?;
+                found.next().with_context(|| format!("the name {host} has no address"))
+            }
+        }
+    }
+
+    /// Where connections begin.
+    pub(super) fn place(&self) -> &Place {
+        match self {
+            Self::Straight(place, _) => place,
+            Self::Forward(_) | Self::System => &Place::Here,
         }
     }
 }
 
-pub(super) fn resolve(names: &Names, host: &str) -> Result<IpAddr> {
+fn resolve(names: &Names, host: &str) -> Result<IpAddr> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     match host.parse() {
         Ok(ip) => Ok(ip),

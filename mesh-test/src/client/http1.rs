@@ -1,12 +1,14 @@
 //! HTTP/1.1 through a forward proxy, or straight to an address. Connections are kept; a request is sent a
 //! second time only when hyper says that not a byte of it was sent.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
+use http::uri::Authority;
 use http::{Request, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::SendRequest;
@@ -14,8 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Reply;
-use super::dialer::{Dialer, resolve};
-use crate::place::Place;
+use super::dialer::Dialer;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -26,6 +27,8 @@ type Sender = SendRequest<Full<Bytes>>;
 pub struct HttpClient {
     dialer: Dialer,
     idle: Arc<Mutex<Vec<(SocketAddr, Sender)>>>,
+    /// Addresses of hosts that were asked for: as with most clients, a name is not looked up for each request.
+    known: Arc<Mutex<BTreeMap<String, SocketAddr>>>,
 }
 
 impl HttpClient {
@@ -37,7 +40,7 @@ impl HttpClient {
     /// A client with this way out: straight to each host, or everything to a proxy, which learns from the
     /// absolute URL where to.
     pub fn with(dialer: Dialer) -> Self {
-        Self { dialer, idle: Arc::default() }
+        Self { dialer, idle: Arc::default(), known: Arc::default() }
     }
 
     /// GET of an absolute URL.
@@ -55,15 +58,26 @@ impl HttpClient {
     pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Reply> {
         let authority = request.uri().authority().context("the URL is not absolute")?.clone();
         request.headers_mut().entry(header::HOST).or_insert(authority.as_str().parse()?);
-        let to = match &self.dialer {
-            Dialer::Forward(proxy) => *proxy,
-            Dialer::Straight(_, names) => {
-                let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-                *request.uri_mut() = path.parse()?;
-                SocketAddr::new(resolve(names, authority.host())?, authority.port_u16().unwrap_or(80))
-            }
+        if !matches!(self.dialer, Dialer::Forward(_)) {
+            let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+            *request.uri_mut() = path.parse()?;
+        }
+        let exchange = async {
+            let to = self.address(&authority).await?;
+            self.exchange(to, request).await
         };
-        tokio::time::timeout(TIMEOUT, self.exchange(to, request)).await.context("no answer in time")?
+        tokio::time::timeout(TIMEOUT, exchange).await.context("no answer in time")?
+    }
+
+    async fn address(&self, authority: &Authority) -> Result<SocketAddr> {
+        let known =
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).get(authority.as_str()).copied();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let found = self.dialer.address(authority.host(), authority.port_u16().unwrap_or(80)).await?;
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(authority.to_string(), found);
+        Ok(found)
     }
 
     async fn exchange(&self, to: SocketAddr, mut request: Request<Full<Bytes>>) -> Result<Reply> {
@@ -99,13 +113,7 @@ impl HttpClient {
             match self.take(to) {
                 Some(sender) if sender.is_ready() => return Ok((sender, false)),
                 Some(_) => {}
-                None => {
-                    let place = match &self.dialer {
-                        Dialer::Forward(_) => &Place::Here,
-                        Dialer::Straight(place, _) => place,
-                    };
-                    return Ok((handshake(place.connect(to).await?).await?, true));
-                }
+                None => return Ok((handshake(self.dialer.place().connect(to).await?).await?, true)),
             }
         }
     }

@@ -123,7 +123,7 @@ pub(super) async fn registry_only(world: &World) -> Result<()> {
     wait::until_ok("everything is let through", PATIENCE, async || client.get(&url).await?.echo()).await?;
     let passed = ("destination_service_name", "PassthroughCluster");
     match world.pod("web")?.dialer() {
-        Dialer::Straight(..) => {
+        Dialer::Straight(..) | Dialer::System => {
             world.counted("web", "istio_tcp_connections_opened_total", &[passed], 1).await
         }
         Dialer::Forward(_) => {

@@ -11,6 +11,7 @@ use crate::topology::{App, NAMESPACE, PodSpec, ServiceSpec, Topology};
 use crate::wait::{self, PATIENCE};
 use crate::world::{Way, World};
 
+const POLICY: &str = "mode.yaml";
 const TARGET: &str = "xds:///reviews.shop.svc.cluster.local:80";
 
 /// The service `reviews` and its versions, all of which speak gRPC; nothing of ours runs in the pod `web`.
@@ -61,22 +62,30 @@ pub async fn resolves_and_follows() -> Result<()> {
     })
     .await?;
     world.remove("route.yaml")?;
-    world.set_endpoints("reviews", &["reviews-v1"])?;
-    all_to(&mut client, "reviews-v1").await?;
+    wait::until("both get calls again", PATIENCE, async || {
+        let calls = client.call(100).await.ok()?;
+        (calls.pods.len() == 2 && (share(&calls, "reviews-v1") - 0.5).abs() < 0.1).then_some(())
+    })
+    .await?;
+    // Endpoints of a cluster that is in use.
+    for pod in ["reviews-v1", "reviews-v2"] {
+        world.set_endpoints("reviews", &[pod])?;
+        all_to(&mut client, pod).await?;
+    }
     refused_nothing(&world).await
 }
 
-/// Over mutual TLS with its own certificate, to servers that take nothing else.
+/// Over mutual TLS with its own certificate, to servers that take nothing else, and to those that also take plaintext.
 ///
 /// # Errors
 /// When the story goes otherwise.
-pub async fn secured() -> Result<()> {
+pub async fn secured(mode: &str) -> Result<()> {
     let Some(python) = PYTHON_WITH_GRPC.find()? else { return Ok(()) };
-    let topology = world().file("strict.yaml", manifest::peer_authentication(NAMESPACE, "STRICT"));
+    let topology = world().file(POLICY, manifest::peer_authentication(NAMESPACE, mode));
     let world = Box::pin(World::start(&topology, Way::Loopback)).await?;
     let mut client = GrpcClient::start(&python, &world, "web", TARGET, true).await?;
     let calls = client.call(100).await?;
-    ensure!(calls.errors.is_empty(), "{calls:?}");
+    ensure!(calls.errors.is_empty() && calls.pods.len() == 2, "{calls:?}");
     for (pod, count) in &calls.pods {
         let labels = [
             ("reporter", "destination"),
@@ -89,18 +98,35 @@ pub async fn secured() -> Result<()> {
     refused_nothing(&world).await
 }
 
-/// Without a provider of certificates it speaks plaintext, which such servers refuse.
+/// Without a provider of certificates it speaks plaintext, which such servers refuse, and say so. The same client is
+/// served once they take it.
 ///
 /// # Errors
 /// When the story goes otherwise.
 pub async fn plaintext_is_refused_by_strict_servers() -> Result<()> {
     let Some(python) = PYTHON_WITH_GRPC.find()? else { return Ok(()) };
-    let topology = world().file("strict.yaml", manifest::peer_authentication(NAMESPACE, "STRICT"));
+    let topology = world().file(POLICY, manifest::peer_authentication(NAMESPACE, "STRICT"));
     let world = Box::pin(World::start(&topology, Way::Loopback)).await?;
     let mut client = GrpcClient::start(&python, &world, "web", TARGET, false).await?;
     let calls = client.call(1).await?;
-    ensure!(calls.pods.is_empty() && !calls.errors.is_empty(), "{calls:?}");
-    Ok(())
+    ensure!(calls.pods.is_empty() && calls.errors.values().sum::<u64>() == 1, "{calls:?}");
+    for name in ["reviews-v1", "reviews-v2"] {
+        let pod = world.pod(name)?;
+        let metrics = pod.sidecar()?.metrics().await?;
+        let refused = metrics.sum("mesh_inbound_refused_total", &[]);
+        let because = metrics.sum("mesh_inbound_refused_total", &[("reason", "plaintext_to_mutual_tls")]);
+        ensure!(because >= 1.0 && because == refused, "{name} refused {refused}, {because} for plaintext");
+        let log = pod.sidecar()?.log().await;
+        ensure!(
+            log.contains("the port takes mutual TLS only, and the connection is plaintext"),
+            "{name} does not say why:\n{log}"
+        );
+        ensure!(pod.server()?.requests() == 0, "the application of {name} saw it");
+    }
+    world.edit(POLICY, &manifest::peer_authentication(NAMESPACE, "PERMISSIVE"))?;
+    let calls = client.call(1).await?;
+    ensure!(calls.errors.is_empty(), "in plaintext, where it is taken: {calls:?}");
+    refused_nothing(&world).await
 }
 
 async fn refused_nothing(world: &World) -> Result<()> {

@@ -10,6 +10,7 @@ mod detect;
 pub mod envoy;
 pub mod grpc;
 mod identity;
+mod lifecycle;
 mod modes;
 mod restart;
 mod routing;
@@ -106,6 +107,21 @@ pub const ALL: &[Scenario] = &[
         balance::drained_under_load,
         "SIGTERM to a server's sidecar: no failure, exit 0",
         balance::pool_world()
+    ),
+    scenario!(
+        lifecycle::applications_exit_under_load,
+        "at once, with their sidecars still there: nothing is lost that they had not seen",
+        balance::pool_world()
+    ),
+    scenario!(
+        lifecycle::outbound_while_draining,
+        "told by preStop and by SIGTERM: the application finishes, exit 0",
+        Topology::pair("reviews", App::Http, "http")
+    ),
+    scenario!(
+        lifecycle::pages_of_the_pod,
+        "readiness, probes, merged metrics at their ports",
+        lifecycle::pages_world()
     ),
     scenario!(
         destinations::pods_by_address,

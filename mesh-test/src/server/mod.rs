@@ -11,6 +11,7 @@ use anyhow::Result;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use crate::certs::{Authority, Leaf};
 use crate::place::Place;
@@ -26,6 +27,8 @@ pub struct Server {
     seen: Arc<Seen>,
     root_pem: String,
     _task: JoinSet<()>,
+    exit: CancellationToken,
+    gone: CancellationToken,
 }
 
 /// What arrived so far.
@@ -76,14 +79,27 @@ impl Server {
         let authority = Authority::new(pod)?;
         let certificate = authority.leaf(&Leaf { dns: &[TLS_NAME], ..Leaf::default() })?;
         let tls = TlsAcceptor::from(certificate.server_config(&[])?);
+        let (exit, gone) = (CancellationToken::new(), CancellationToken::new());
         let mut task = JoinSet::new();
-        task.spawn(serve(Application { app, tls, name, seen: Arc::clone(&seen) }, listener));
-        Ok(Self { address, seen, root_pem: authority.root_pem().to_owned(), _task: task })
+        let serving = serve(Application { app, tls, name, seen: Arc::clone(&seen) }, listener);
+        let (told, over) = (exit.clone(), gone.clone());
+        task.spawn(async move {
+            told.run_until_cancelled_owned(serving).await;
+            over.cancel();
+        });
+        Ok(Self { address, seen, root_pem: authority.root_pem().to_owned(), _task: task, exit, gone })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Exits at once, as an application that knows nothing of shutting down: whatever it has open is closed. Returns
+    /// when it is gone.
+    pub async fn exit(&self) {
+        self.exit.cancel();
+        self.gone.cancelled().await;
     }
 
     /// Connections so far.

@@ -26,6 +26,7 @@ use crate::wait;
 
 pub use control::ControlAddresses;
 pub use network::Way;
+pub(crate) use pod::redirect;
 pub use pod::{Pod, Sidecar, SidecarAddresses};
 
 use control::Control;

@@ -54,12 +54,18 @@ pub struct Sidecar {
 }
 
 /// Where a sidecar serves.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct SidecarAddresses {
     /// Admin pages.
     pub admin: SocketAddr,
     /// The forward-proxy port; none where traffic is captured.
     pub outbound: Option<SocketAddr>,
+    /// Merged metrics, probes and handlers.
+    pub status: Vec<SocketAddr>,
+    /// Readiness.
+    pub ready: Vec<SocketAddr>,
+    /// Its own metrics.
+    pub stats: Vec<SocketAddr>,
 }
 
 /// What all pods of a world have in common.
@@ -215,6 +221,7 @@ impl Sidecar {
         let mut start = Start::new(&format!("the sidecar of {name}"), &binaries()?.proxy);
         let beside = match common.way {
             Way::Loopback => {
+                arguments.extend(["--status-port=0", "--ready-port=0", "--stats-port=0"].map(OsString::from));
                 for (listen, app) in inbound {
                     arguments.extend(["--inbound".into(), format!("{listen}={app}").into()]);
                 }
@@ -227,7 +234,8 @@ impl Sidecar {
                 None
             }
         };
-        arguments.extend(spec.arguments.iter().map(OsString::from));
+        let port = (common.network.port() + spec.at).to_string();
+        arguments.extend(spec.arguments.iter().map(|argument| argument.replace("PORT", &port).into()));
         let start = start.arguments(arguments).log(folder.join("log"));
         let (process, addresses, ready) = run(&start, &place, &folder, beside, None).await?;
         Ok(Self { addresses, ready, place, process: Mutex::new(process), start, folder, beside })
@@ -239,7 +247,7 @@ impl Sidecar {
     /// When it does not become ready.
     pub async fn restart(&self) -> Result<Duration> {
         let mut process = self.process.lock().await;
-        let again = run(&self.start, &self.place, &self.folder, self.beside, Some(self.addresses)).await?;
+        let again = run(&self.start, &self.place, &self.folder, self.beside, Some(&self.addresses)).await?;
         *process = again.0;
         Ok(again.2)
     }
@@ -286,6 +294,23 @@ impl Sidecar {
         self.process.lock().await.terminate().await
     }
 
+    /// Runs `mesh-proxy` beside it with this command, as kubelet does for a handler, and returns what it said.
+    ///
+    /// # Errors
+    /// When it fails; with what it said.
+    pub async fn command(&self, words: &[&str]) -> Result<String> {
+        let program = binaries()?.proxy.clone();
+        let mut arguments: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+        arguments.push(format!("--admin={}", self.addresses.admin));
+        let mut command = tokio::process::Command::new(program);
+        command.args(arguments).stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        let child = self.place.run(move || command.spawn()).await??;
+        let output = child.wait_with_output().await?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        anyhow::ensure!(output.status.success(), "mesh-proxy {words:?} failed: {said}");
+        Ok(said)
+    }
+
     /// Waits for its end; `true` when it says that all went well.
     ///
     /// # Errors
@@ -314,7 +339,7 @@ async fn run(
     place: &Place,
     folder: &Path,
     beside: Option<IpAddr>,
-    at: Option<SidecarAddresses>,
+    at: Option<&SidecarAddresses>,
 ) -> Result<(Process, SidecarAddresses, Duration)> {
     let file = folder.join("addresses.json");
     if file.exists() {
@@ -322,8 +347,8 @@ async fn run(
     }
     let mut start = start.clone();
     if let Some(ip) = beside {
-        let any = SidecarAddresses { admin: ([127, 0, 0, 1], 0).into(), outbound: Some((ip, 0).into()) };
-        let SidecarAddresses { admin, outbound } = at.unwrap_or(any);
+        let any = || (([127, 0, 0, 1], 0).into(), Some((ip, 0).into()));
+        let (admin, outbound) = at.map_or_else(any, |at| (at.admin, at.outbound));
         start = start.argument(format!("--admin={admin}"));
         if let Some(outbound) = outbound {
             start = start.argument(format!("--outbound={outbound}"));
@@ -349,7 +374,7 @@ async fn token(spec: &PodSpec, folder: &Folder) -> Result<String> {
 }
 
 /// Writes the rules of capture, and proves that they work.
-async fn redirect(place: &Place, arguments: &[String]) -> Result<()> {
+pub(crate) async fn redirect(place: &Place, arguments: &[String]) -> Result<()> {
     let program = binaries()?.proxy.clone();
     let arguments = arguments.to_vec();
     let output = place

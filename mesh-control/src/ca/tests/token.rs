@@ -1,6 +1,7 @@
 //! Tokens and callers: a table of tokens that prove nothing.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -174,8 +175,9 @@ fn a_token_is_worth_nothing_once_its_pod_is_gone() {
     assert!(verifier.verify(&token, &pods).unwrap_err().to_string().contains("earlier pod"));
 }
 
-#[test]
-fn who_is_asking() {
+#[tokio::test]
+async fn who_is_asking() {
+    let from = IpAddr::from([127, 0, 0, 1]);
     let signer = KeyPair::generate().unwrap();
     let authenticator = Authenticator::new(TokenVerifier::new(&signer), Arc::new(pods()));
     let good = format!("Bearer {}", mint(&signer, &Header::new(Algorithm::ES256), &claims()));
@@ -191,22 +193,22 @@ fn who_is_asking() {
         not_after: SystemTime::now(),
     });
 
-    let by_token = authenticator.stream(&headers(&[&good]), None).unwrap();
+    let by_token = authenticator.stream(&headers(&[&good]), from, None).await.unwrap();
     assert!(by_token.is(&pod("web-1", "web", "10.0.0.1")) && !by_token.is(&pod("web-2", "web", "10.0.0.9")));
-    let by_certificate = authenticator.stream(&headers(&[]), certificate.clone()).unwrap();
+    let by_certificate = authenticator.stream(&headers(&[]), from, certificate.clone()).await.unwrap();
     assert!(
         by_certificate.is(&pod("db-7", "db", "10.0.0.1"))
             && !by_certificate.is(&pod("web-1", "web", "10.0.0.1"))
     );
     // The certificate is what counts once there is one.
     assert!(matches!(
-        authenticator.stream(&headers(&["Bearer old"]), certificate),
+        authenticator.stream(&headers(&["Bearer old"]), from, certificate).await,
         Ok(Caller::Certificate(_))
     ));
 
-    assert_eq!(authenticator.stream(&headers(&[]), None).unwrap_err(), CallerError::Nothing);
-    assert_eq!(authenticator.token(&headers(&[])).unwrap_err(), CallerError::NoToken);
+    assert_eq!(authenticator.stream(&headers(&[]), from, None).await.unwrap_err(), CallerError::Nothing);
+    assert_eq!(authenticator.token(&headers(&[]), from).await.unwrap_err(), CallerError::NoToken);
     for values in [&["Basic x"][..], &["token"], &[&good, &good]] {
-        assert_eq!(authenticator.token(&headers(values)).unwrap_err(), CallerError::Header);
+        assert_eq!(authenticator.token(&headers(values), from).await.unwrap_err(), CallerError::Header);
     }
 }

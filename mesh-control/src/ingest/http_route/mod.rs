@@ -12,6 +12,7 @@ use gateway_api::experimental::httproutes::{
 
 use self::filters::Filters;
 use super::{created, key_in_domain};
+use crate::api::InvalidObject;
 use crate::model::ObjectRef;
 use crate::model::route::{HeaderChanges, RouteAction, RouteMatch, RouteRule};
 use crate::model::store::input::{Problem, RouteBackend, RouteInput, RouteParent};
@@ -19,7 +20,13 @@ use crate::model::store::input::{Problem, RouteBackend, RouteInput, RouteParent}
 const UNSUPPORTED: &str = "UnsupportedValue";
 const INCOMPATIBLE: &str = "IncompatibleFilters";
 
-pub(super) fn route(source: ObjectRef, domain: &str, object: &HttpRoute) -> RouteInput {
+/// `unread` is what is written in the object but not known: the rules concerned are broken.
+pub(super) fn route(
+    source: ObjectRef,
+    domain: &str,
+    object: &HttpRoute,
+    unread: &[InvalidObject],
+) -> RouteInput {
     let HttpRoute { metadata, spec, status: _ } = object;
     let HttpRouteSpec {
         parent_refs,
@@ -40,7 +47,10 @@ pub(super) fn route(source: ObjectRef, domain: &str, object: &HttpRoute) -> Rout
         None | Some([]) => &default,
         Some(rules) => rules,
     };
-    let rules = rules.iter().enumerate().flat_map(|(i, rule)| context.rule(&source, i, rule)).collect();
+    let problem = |error: &InvalidObject| Problem { reason: UNSUPPORTED, message: error.to_string() };
+    context.problems.extend(unread.iter().map(problem));
+    let rule = |(i, rule)| context.rule(&source, i, rule, unread_in(unread, i));
+    let rules = rules.iter().enumerate().flat_map(rule).collect();
     RouteInput {
         source,
         generation: metadata.generation.unwrap_or_default(),
@@ -62,6 +72,17 @@ struct Context {
 
 /// The first thing in a rule that cannot be done; the sentence is also what clients see.
 type Broken = Option<String>;
+
+/// What is not known in a rule, or outside of all rules.
+fn unread_in(unread: &[InvalidObject], i: usize) -> Broken {
+    let own = format!("/spec/rules/{i}");
+    let concerns = |error: &&InvalidObject| {
+        let of_rules = error.pointer.strip_prefix("/spec/rules/").is_some_and(|rest| !rest.is_empty());
+        let rest = error.pointer.strip_prefix(&own);
+        !of_rules || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    unread.iter().find(concerns).map(ToString::to_string)
+}
 
 impl Context {
     /// Notes what cannot be done; the rule that it is part of is broken.
@@ -99,11 +120,16 @@ impl Context {
         })
     }
 
-    fn rule(&mut self, source: &ObjectRef, i: usize, rule: &HttpRouteRules) -> Vec<RouteRule> {
+    fn rule(
+        &mut self,
+        source: &ObjectRef,
+        i: usize,
+        rule: &HttpRouteRules,
+        mut broken: Broken,
+    ) -> Vec<RouteRule> {
         let HttpRouteRules { backend_refs, filters, matches, name, retry, session_persistence, timeouts } =
             rule;
         let path = format!("spec.rules[{i}]");
-        let mut broken = None;
         if retry.is_some() {
             self.refuse(&mut broken, UNSUPPORTED, &format!("{path}.retry"), "retries are not supported");
         }

@@ -14,7 +14,7 @@ fn short(key: &ServiceKey) -> &str {
 }
 
 /// A key in few words.
-pub(super) fn key(key: &FactKey) -> String {
+pub(crate) fn key(key: &FactKey) -> String {
     match key {
         FactKey::Settings => "Settings".to_owned(),
         FactKey::Ranges => "Ranges".to_owned(),
@@ -32,7 +32,7 @@ pub(super) fn key(key: &FactKey) -> String {
 }
 
 /// Everything the model says, as YAML.
-pub(super) fn model(mesh: &Mesh, errors: &[String]) -> String {
+pub(crate) fn model(mesh: &Mesh, errors: &[String]) -> String {
     let mut out = String::new();
     for error in errors {
         writeln!(out, "- refused: {error}").unwrap();
@@ -131,7 +131,9 @@ fn backend_text(backend: &Backend) -> String {
         BackendTarget::Service(key, port) => {
             format!("{}x {}/{}:{port}", backend.weight, key.namespace, short(key))
         }
-        BackendTarget::Invalid(reason) => format!("{}x invalid: {reason}", backend.weight),
+        BackendTarget::Invalid(reason) | BackendTarget::Missing { reason, .. } => {
+            format!("{}x invalid: {reason}", backend.weight)
+        }
     };
     changes(&mut text, "request", &backend.request_headers);
     changes(&mut text, "response", &backend.response_headers);
@@ -187,7 +189,7 @@ fn pod(out: &mut String, mesh: &Mesh, key: &WorkloadKey, ips: &mut Vec<IpAddr>) 
 }
 
 /// The conditions, as YAML.
-pub(super) fn status(model: &SharedModel) -> String {
+pub(crate) fn status(model: &SharedModel) -> String {
     let mut out = String::new();
     for status in model.statuses() {
         writeln!(out, "- {} {}/{}:", status.kind, status.namespace, status.name).unwrap();

@@ -12,7 +12,7 @@ use crate::model::store::{Mesh, SharedModel};
 use crate::model::{OutboundTrafficPolicy, Settings};
 use crate::watch::manifests;
 
-mod dump;
+pub(crate) mod dump;
 
 /// The settings of every test.
 pub(crate) fn settings() -> Settings {

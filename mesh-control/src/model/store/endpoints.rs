@@ -100,6 +100,7 @@ impl Mesh {
         let modes = workload.as_ref().map(|workload| self.modes(workload));
         let mut endpoint = self.pod_endpoint(workload.as_ref(), ip, port, modes.as_ref());
         endpoint.health = of_slice.health;
+        endpoint.hostname.clone_from(&of_slice.hostname);
         let claimed = self.index.pods_at.of(&ip).next().is_some();
         if endpoint.workload.is_none() && (of_slice.pod.is_some() || claimed) {
             // Whose label counts is not known: plaintext could be what the pod forbids.
@@ -138,6 +139,7 @@ impl Mesh {
             region: text(|workload| &workload.region),
             node: text(|workload| &workload.node),
             workload: workload.cloned(),
+            hostname: String::new(),
         }
     }
 
@@ -146,13 +148,15 @@ impl Mesh {
         WorkloadKey { cluster, namespace: namespace.clone(), name: name.clone() }
     }
 
-    /// The pod that has this address for itself; none when several claim it.
+    /// The pod that has this address for itself; none when several claim it. Of a pod that is being deleted the address
+    /// may be given to another before its object is gone.
     pub(super) fn only_pod_at(&self, ip: IpAddr) -> Option<Arc<Workload>> {
-        let mut pods = self.index.pods_at.of(&ip);
-        match (pods.next(), pods.next()) {
-            (Some(key), None) => self.made.workloads.get(key).cloned(),
+        let pods = || self.index.pods_at.of(&ip).filter_map(|key| self.made.workloads.get(key));
+        let only = |pods: &mut dyn Iterator<Item = &Arc<Workload>>| match (pods.next(), pods.next()) {
+            (Some(pod), None) => Some(pod.clone()),
             _ => None,
-        }
+        };
+        only(&mut pods()).or_else(|| only(&mut pods().filter(|pod| !pod.leaving)))
     }
 }
 

@@ -49,6 +49,8 @@ pub struct SliceEndpoint {
     pub zone: String,
     /// (namespace, name) of the pod it refers to.
     pub pod: Option<(String, String)>,
+    /// Its own name under a headless service's; empty if it has none.
+    pub hostname: String,
 }
 
 /// An HTTPRoute, as far as it has services as parents.

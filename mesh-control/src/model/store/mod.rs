@@ -27,7 +27,7 @@ use super::service::{PortEndpoints, Service};
 use super::workload::{Inbound, Workload};
 use super::{ObjectRef, ServiceKey, Settings, WorkloadKey};
 use addresses::AddressEntry;
-use input::{NodeInput, PodInput, RouteInput, SliceInput};
+use input::{NodeInput, PodInput, Problem, RouteInput, SliceInput};
 use ranges::Ranges;
 
 /// (namespace, name).
@@ -53,6 +53,10 @@ struct Input {
     slices: BTreeMap<Name, Arc<SliceInput>>,
     routes: BTreeMap<ObjectRef, Arc<RouteInput>>,
     policies: Policies,
+    /// Policies whose object cannot be used as it is written: its generation, and why.
+    refused: BTreeMap<ObjectRef, (i64, Problem)>,
+    /// Ranges of services' addresses, by the name of who declares them.
+    ranges: BTreeMap<String, Vec<IpNet>>,
 }
 
 /// Who refers to whom.
@@ -211,6 +215,7 @@ impl Mesh {
 
     /// Puts a PeerAuthentication, or takes it away.
     pub fn put_policy(&mut self, source: &ObjectRef, policy: Option<Policy>) {
+        self.input.refused.remove(source);
         if self.input.policies.get(source).map(|known| &**known) == policy.as_ref() {
             return;
         }
@@ -224,6 +229,34 @@ impl Mesh {
             let services = self.index.ports_of_pod.get(key).into_iter().flat_map(BTreeMap::keys);
             self.dirty.endpoints.extend(services.cloned());
         }
+    }
+
+    /// Notes that the object of a policy cannot be used. Its last good form stays; if there is none, this one is put.
+    pub fn refuse_policy(&mut self, closed: Policy, problem: Problem) {
+        let (source, generation) = (closed.source.clone(), closed.generation);
+        if self.input.policies.get(&source).is_none() {
+            self.put_policy(&source, Some(closed));
+        }
+        self.input.refused.insert(source, (generation, problem));
+    }
+
+    /// Puts ranges that services' addresses are taken from, by the name of who declares them.
+    pub fn put_ranges(&mut self, name: &str, ranges: Vec<IpNet>) {
+        let old = self.input.ranges.remove(name).unwrap_or_default();
+        for net in &ranges {
+            self.dirty.ranges |= self.made.blocks.add_net(*net);
+        }
+        for net in old {
+            self.dirty.ranges |= self.made.blocks.remove_net(net);
+        }
+        if !ranges.is_empty() {
+            self.input.ranges.insert(name.to_owned(), ranges);
+        }
+    }
+
+    /// Names of all who declare ranges.
+    pub fn range_names(&self) -> Vec<String> {
+        self.input.ranges.keys().cloned().collect()
     }
 
     /// The uid of a pod, if its manifest has one.

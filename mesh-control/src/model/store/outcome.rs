@@ -78,13 +78,16 @@ impl Mesh {
 
     /// What became of every policy.
     pub fn policy_outcomes(&self) -> Vec<PolicyOutcome> {
-        let outcome = |policy: &Arc<Policy>| PolicyOutcome {
-            source: policy.source.clone(),
-            generation: policy.generation,
-            refused: self.winner_over(policy).map(|winner| Problem {
+        let outcome = |policy: &Arc<Policy>| {
+            let source = policy.source.clone();
+            if let Some((generation, problem)) = self.input.refused.get(&source).cloned() {
+                return PolicyOutcome { source, generation, refused: Some(problem) };
+            }
+            let refused = self.winner_over(policy).map(|winner| Problem {
                 reason: "Conflicted",
                 message: format!("{} is older and applies to the same workloads", winner.source),
-            }),
+            });
+            PolicyOutcome { source, generation: policy.generation, refused }
         };
         let mut outcomes: Vec<_> = self.input.policies.iter().map(outcome).collect();
         outcomes.sort_by(|a, b| a.source.cmp(&b.source));

@@ -22,20 +22,28 @@ impl Ranges {
 
     /// Returns whether the cover may be another one now.
     pub(super) fn add(&mut self, ip: IpAddr) -> bool {
-        let Some(block) = block(ip, self.standalone) else { return false };
-        let count = self.blocks.entry(block).or_default();
+        block(ip, self.standalone).is_some_and(|block| self.add_net(block))
+    }
+
+    /// A whole range. Returns whether the cover may be another one now.
+    pub(super) fn add_net(&mut self, net: IpNet) -> bool {
+        let count = self.blocks.entry(net).or_default();
         *count += 1;
         *count == 1
     }
 
     /// Returns whether the cover may be another one now.
     pub(super) fn remove(&mut self, ip: IpAddr) -> bool {
-        let Some(block) = block(ip, self.standalone) else { return false };
-        let Some(count) = self.blocks.get_mut(&block) else { return false };
+        block(ip, self.standalone).is_some_and(|block| self.remove_net(block))
+    }
+
+    /// A whole range. Returns whether the cover may be another one now.
+    pub(super) fn remove_net(&mut self, net: IpNet) -> bool {
+        let Some(count) = self.blocks.get_mut(&net) else { return false };
         *count -= 1;
         let gone = *count == 0;
         if gone {
-            self.blocks.remove(&block);
+            self.blocks.remove(&net);
         }
         gone
     }
@@ -123,6 +131,19 @@ mod tests {
         let mixed = (0..250).flat_map(|i| [format!("8.{i}.0.1"), format!("fd00:{i}::1")]);
         let mixed = cover(false, mixed);
         assert!(mixed.len() <= MAX_RANGES, "{mixed:?}");
+    }
+
+    #[test]
+    fn declared_ranges_hold_without_addresses() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let mut ranges = Ranges::new(false);
+        assert!(ranges.add_net(net("10.96.0.0/12")) && ranges.add_net(net("fd00:96::/112")));
+        assert_eq!(ranges.cover(), [net("10.96.0.0/12"), net("fd00:96::/112")]);
+        ranges.add("10.97.1.1".parse().unwrap());
+        ranges.add("fd00:96::5".parse().unwrap());
+        assert_eq!(ranges.cover(), [net("10.96.0.0/12"), net("fd00:96::/64")]);
+        assert!(ranges.remove_net(net("10.96.0.0/12")));
+        assert_eq!(ranges.cover(), [net("10.97.0.0/16"), net("fd00:96::/64")]);
     }
 
     #[test]

@@ -126,7 +126,8 @@ impl Mesh {
                 if let BackendTarget::Service(key, port) = &backend.target
                     && let Err(problem) = self.find_backend(key, *port)
                 {
-                    backend.target = BackendTarget::Invalid(problem.message);
+                    let (service, port) = (key.clone(), *port);
+                    backend.target = BackendTarget::Missing { service, port, reason: problem.message };
                 }
             }
         }

@@ -41,6 +41,7 @@ struct Inner {
     subscribers: Mutex<Vec<Weak<Subscriber>>>,
     errors: Mutex<Vec<ConfigError>>,
     synced: watch::Sender<bool>,
+    revision: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -57,6 +58,7 @@ impl SharedModel {
             subscribers: Mutex::default(),
             errors: Mutex::default(),
             synced: watch::Sender::new(false),
+            revision: watch::Sender::new(0),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -72,6 +74,7 @@ impl SharedModel {
         change(&mut mesh);
         let changed = mesh.commit();
         drop(mesh);
+        self.inner.revision.send_modify(|revision| *revision = revision.wrapping_add(1));
         if !changed.is_empty() {
             self.notify(&changed);
         }
@@ -85,6 +88,12 @@ impl SharedModel {
         subscribers.retain(|known| known.strong_count() > 0);
         subscribers.push(Arc::downgrade(&subscriber));
         Changes { subscriber }
+    }
+
+    /// Wakes at every update, also where no fact has another value: what became of an object
+    /// ([`SharedModel::statuses`]) may have changed then.
+    pub fn revisions(&self) -> watch::Receiver<u64> {
+        self.inner.revision.subscribe()
     }
 
     /// Sets [`FactKey::TrustBundle`].

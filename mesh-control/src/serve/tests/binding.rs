@@ -53,6 +53,17 @@ async fn a_stream_stands_on_its_credential_and_its_pod() {
     assert_eq!(check(70, None, None), Ok(()));
     assert!(matches!(check(71, None, None), Err(Broken::Gone(_))));
 
+    // The kubelet tells the proxy its address first: until the model knows it, there is nothing to compare.
+    let unknown = Workload { addresses: Vec::new(), ..web.clone() };
+    let certificate = Caller::Certificate(PeerCertificate {
+        identity: "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap(),
+        not_after: at(100).1,
+    });
+    let mut binding = Binding::new(certificate, &claims, present(0, Some(&unknown), Some("one"))).unwrap();
+    let mut check = |pod| binding.check(&claims, present(1, Some(pod), Some("one")), GRACE);
+    assert_eq!((check(&unknown), check(&web)), (Ok(()), Ok(())));
+    assert!(matches!(check(&address), Err(Broken::Changed(_))), "the address is another's");
+
     let mut binding = opened(None);
     assert!(matches!(
         binding.check(&claims, present(1, Some(&web), Some("one")), GRACE),

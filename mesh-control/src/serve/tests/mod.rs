@@ -76,6 +76,7 @@ fn endpoint(ip: &str) -> Endpoint {
         region: String::new(),
         node: String::new(),
         workload: None,
+        hostname: String::new(),
     }
 }
 

@@ -34,6 +34,7 @@ pub(crate) fn pod(name: &str, service_account: &str, ip: &str) -> Workload {
         region: String::new(),
         labels: BTreeMap::new(),
         live: true,
+        leaving: false,
     }
 }
 
@@ -165,5 +166,35 @@ fn a_node_that_is_not_the_callers_is_refused() {
     ] {
         let error = judge(node(ID, changes), caller, pod).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn an_envoy_listens_at_its_pods_addresses_only() {
+    let web = Workload {
+        addresses: ["10.0.0.1", "fd00::1"].map(|ip| ip.parse().unwrap()).to_vec(),
+        ..pod("web-1", "web", "10.0.0.1")
+    };
+    let me = by_certificate("spiffe://cluster.local/ns/shop/sa/web");
+    let judge = |binds| {
+        let fields = [("GENERATOR", Some("envoy")), ("MESH_INBOUND", Some(binds))];
+        judge(node(ID, &fields), &me, Some(&web)).map(drop).map_err(|error| error.to_string())
+    };
+    for good in [
+        "10.0.0.1:80=127.0.0.1:8080",
+        "10.0.0.1:80=127.0.0.6:8080,[fd00::1]:80=[::1]:8080",
+        "[fd00::1]:80=10.0.0.1:8080",
+    ] {
+        assert_eq!(judge(good), Ok(()), "{good}");
+    }
+    for (bad, foreign) in [
+        ("10.0.0.2:80=127.0.0.1:8080", "10.0.0.2"),
+        ("0.0.0.0:80=127.0.0.1:8080", "0.0.0.0"),
+        ("127.0.0.1:80=127.0.0.1:8080", "127.0.0.1"),
+        ("10.0.0.1:80=127.0.0.1:8080,[fd00::2]:80=[::1]:8080", "fd00::2"),
+        ("10.0.0.1:80=10.0.0.2:8080", "10.0.0.2"),
+    ] {
+        let reason = format!("the node's MESH_INBOUND is {foreign:?}, but the pod's is \"10.0.0.1,fd00::1\"");
+        assert_eq!(judge(bad), Err(reason), "{bad}");
     }
 }

@@ -328,6 +328,27 @@ async fn names_of_its_own_are_not_everything() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_a_name_that_was_dropped_nothing_is_sent() {
+    for kind in [Listener, Cluster] {
+        let mut story = World::new();
+        story.model.has(kind, &[("kept", 1), ("dropped", 2)]);
+        story.ask(kind, &["dropped", "kept"]);
+        story.expect(&format!("{} 2 1", kind.short()));
+        story.ask(kind, &["kept"]);
+        assert_eq!(story.told(), None);
+        story.now_has(kind, &[("kept", 1), ("dropped", 3)]);
+        assert_eq!(story.told(), None, "nobody asks for what changed");
+        story.now_has(kind, &[("kept", 4), ("dropped", 3)]);
+        let version = story.expect(&format!("{} 4", kind.short()));
+        // Whoever never asked for it holds the same.
+        let mut other = World::new();
+        other.model.has(kind, &[("kept", 4), ("dropped", 3)]);
+        other.ask_again(kind, &["kept"], &version, None);
+        assert_eq!(other.told(), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reconnect_that_has_all_is_told_nothing() {
     let mut first = World::new();
     first.model.has(Cluster, &[("a", 1), ("b", 2)]);

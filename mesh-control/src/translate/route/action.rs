@@ -20,12 +20,18 @@ use redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteS
 
 /// Envoy's limit of the body of an answer, unless told otherwise.
 const MAX_BODY: usize = 4096;
+/// No service has a subset of this name.
+const NO_SUBSET: &str = "!";
 
 /// The action of a rule.
 pub(super) fn encode(rule: &RouteRule, domain: &str) -> route::Action {
     match &rule.action {
         RouteAction::Forward { backends, path, host } => {
-            let Some(clusters) = clusters(rule, backends, domain) else {
+            let used: Vec<&Backend> = backends.iter().filter(|backend| backend.weight > 0).collect();
+            if let Some(reasons) = all_broken(&used) {
+                return refuse(&reasons);
+            }
+            let Some(clusters) = clusters(rule, &used, domain) else {
                 return refuse("no backend of this rule has a weight above 0");
             };
             route::Action::Route(forward(rule, clusters, path.as_ref(), host.as_ref()))
@@ -87,27 +93,47 @@ fn one_try(ms: u64) -> RetryPolicy {
     }
 }
 
+/// Why none of the backends can be reached; `None` when one can, or there is none.
+fn all_broken(used: &[&Backend]) -> Option<String> {
+    let mut reasons = Vec::new();
+    for backend in used {
+        match &backend.target {
+            BackendTarget::Service(..) => return None,
+            BackendTarget::Invalid(reason) | BackendTarget::Missing { reason, .. } => {
+                reasons.push(reason.as_str())
+            }
+        }
+    }
+    reasons.dedup();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
 /// The backends that get requests; `None` when there is none.
-fn clusters(rule: &RouteRule, backends: &[Backend], domain: &str) -> Option<route_action::ClusterSpecifier> {
-    let used: Vec<&Backend> = backends.iter().filter(|backend| backend.weight > 0).collect();
+fn clusters(rule: &RouteRule, used: &[&Backend], domain: &str) -> Option<route_action::ClusterSpecifier> {
     let unchanged = HeaderChanges::default();
     let name = |backend: &Backend| cluster_name(&backend.target, &rule.source.namespace, domain);
-    match used.as_slice() {
+    match used {
         [] => None,
         [only] if only.request_headers == unchanged && only.response_headers == unchanged => {
             Some(route_action::ClusterSpecifier::Cluster(name(only)))
         }
         _ => Some(route_action::ClusterSpecifier::WeightedClusters(WeightedCluster {
-            clusters: used.into_iter().map(|backend| weighted(name(backend), backend)).collect(),
+            clusters: used.iter().map(|backend| weighted(name(backend), backend)).collect(),
             ..Default::default()
         })),
     }
 }
 
-/// A backend that is not one gets a name that no cluster can have: its share is answered 500.
+/// A backend that is not one gets a name that no cluster can have, and that says which it is where that is known: its
+/// share is answered 500.
 fn cluster_name(target: &BackendTarget, namespace: &str, domain: &str) -> String {
     let name = match target {
         BackendTarget::Service(key, port) => ClusterName::outbound(*port, &key.hostname),
+        BackendTarget::Missing { service, port, reason: _ } => ClusterName::Outbound {
+            port: *port,
+            subset: NO_SUBSET.to_owned(),
+            host: service.hostname.clone(),
+        },
         BackendTarget::Invalid(_) => ClusterName::outbound(1, &format!("invalid.{namespace}.{domain}")),
     };
     name.to_string()

@@ -130,6 +130,8 @@ fn clusters() -> Vec<Case> {
         case("cluster-pod-tcp", Cluster, "outbound|3306||mysql-0.shop.pod.cluster.local", shop),
         case("cluster-pod-unknown", Cluster, "outbound|8080||gone.shop.pod.cluster.local", shop),
         case("cluster-invalid-backend", Cluster, "outbound|1||invalid.shop.cluster.local", shop),
+        // Its service does exist, and another port of it.
+        case("cluster-missing-backend", Cluster, "outbound|80|!|reviews.shop.svc.cluster.local", shop),
         case("cluster-passthrough", Cluster, "PassthroughCluster", shop),
         case("cluster-black-hole", Cluster, "BlackHoleCluster", shop),
     ]

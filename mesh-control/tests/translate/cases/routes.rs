@@ -200,17 +200,25 @@ fn timeouts() -> Vec<RouteRule> {
 }
 
 fn fails_closed() -> Vec<RouteRule> {
+    let missing = Backend {
+        target: BackendTarget::Missing {
+            service: service_key("gone"),
+            port: 81,
+            reason: "the service shop/gone does not exist".to_owned(),
+        },
+        ..to("reviews", 80, 50)
+    };
     let invalid = Backend {
-        target: BackendTarget::Invalid("the Service shop/gone does not exist".to_owned()),
+        target: BackendTarget::Invalid("the kind example.com/Bucket cannot be a backend".to_owned()),
         ..to("reviews", 80, 50)
     };
     vec![
         rule(
             "0",
             PathMatch::Exact("/half".to_owned()),
-            forward(vec![to("reviews", 80, 50), invalid.clone()]),
+            forward(vec![to("reviews", 80, 50), invalid.clone(), missing.clone()]),
         ),
-        rule("1", PathMatch::Exact("/invalid".to_owned()), forward(vec![invalid])),
+        rule("1", PathMatch::Exact("/invalid".to_owned()), forward(vec![invalid, missing])),
         rule("2", PathMatch::Exact("/none".to_owned()), forward(Vec::new())),
         rule("3", PathMatch::Exact("/zero".to_owned()), forward(vec![to("reviews", 80, 0)])),
         rule("4", everything(), RouteAction::Broken("the filter RequestMirror is not supported".to_owned())),

@@ -3,6 +3,7 @@
 mod fixture;
 mod limits;
 mod tables;
+mod unprocessed;
 
 use std::sync::Arc;
 use std::time::Duration;

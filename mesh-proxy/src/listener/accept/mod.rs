@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{OptionFuture, join_all};
 use mesh_common::process::{DrainGuard, DrainWatch};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::refuse::LogBudget;
 use super::{Addresses, Capture, InboundPort, ListenError, Options, inbound, outbound};
@@ -28,6 +29,7 @@ pub struct Listeners {
     sockets: Vec<(TcpListener, Door)>,
     max_connections: usize,
     propagation: Duration,
+    linger: Duration,
 }
 
 /// Which kind of listener a connection came through.
@@ -71,11 +73,11 @@ impl Listeners {
                 (capture.inbound, Door::CapturedInbound(capture)),
                 (capture.outbound, Door::CapturedOutbound),
             ] {
-                sockets.extend(bind_everywhere(port)?.into_iter().map(|socket| (socket, door)));
+                sockets.extend(bind_everywhere(port)?.into_iter().map(|(socket, _)| (socket, door)));
             }
         }
-        let (max_connections, propagation) = (options.max_connections, options.propagation);
-        Ok(Self { addresses, sockets, max_connections, propagation })
+        let Options { max_connections, propagation, linger, .. } = *options;
+        Ok(Self { addresses, sockets, max_connections, propagation, linger })
     }
 
     /// Where it listens.
@@ -92,8 +94,9 @@ impl Listeners {
         let (senders, queues) = (0..workers).map(|_| mpsc::channel(bound)).unzip();
         let queues = Vec::into_iter(queues).map(|queue| Accepted { queue }).collect();
         let permits = Arc::new(Semaphore::new(self.max_connections.min(Semaphore::MAX_PERMITS)));
-        let hand_out = HandOut { workers: senders, next: 0.into(), permits };
-        (Acceptor { sockets: self.sockets, propagation: self.propagation, hand_out }, queues)
+        let hand_out = HandOut { workers: senders, next: 0.into(), permits, outbound: Arc::default() };
+        let Self { sockets, propagation, linger, .. } = self;
+        (Acceptor { sockets, propagation, linger, hand_out }, queues)
     }
 }
 
@@ -104,11 +107,11 @@ const BACKLOG: i32 = 4096;
 
 /// A listener for IPv4 and, where the pod has it, one for IPv6: the kernel tells the original destination only
 /// to a socket of the same family.
-fn bind_everywhere(port: u16) -> Result<Vec<TcpListener>, ListenError> {
-    let (v4, _) = bind((Ipv4Addr::UNSPECIFIED, port).into())?;
-    let mut sockets = vec![v4];
+pub(crate) fn bind_everywhere(port: u16) -> Result<Vec<(TcpListener, SocketAddr)>, ListenError> {
+    let mut sockets = vec![bind((Ipv4Addr::UNSPECIFIED, port).into())?];
     match bind((Ipv6Addr::UNSPECIFIED, port).into()) {
-        Ok((v6, _)) => sockets.push(v6),
+        Ok(socket) => sockets.push(socket),
+        // This pod has no IPv6.
         Err(ListenError::NotLocal(_)) => {}
         Err(ListenError::Io { source, .. }) if source.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
         Err(error) => return Err(error),
@@ -116,7 +119,7 @@ fn bind_everywhere(port: u16) -> Result<Vec<TcpListener>, ListenError> {
     Ok(sockets)
 }
 
-fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
+pub(crate) fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
     let open = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if address.is_ipv6() {
@@ -146,24 +149,48 @@ fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
 pub struct Acceptor {
     sockets: Vec<(TcpListener, Door)>,
     propagation: Duration,
+    linger: Duration,
     hand_out: HandOut,
 }
 
 impl Acceptor {
     /// Accepts for as long as it is polled. Once drain has begun and the propagation window is over, inbound
-    /// listeners close; outbound goes on, and no longer keeps the process from being done.
+    /// listeners close; outbound goes on. When the process is to end, it waits until the application has had no
+    /// connection for a moment.
     pub async fn run(self, drain: DrainGuard) {
-        let Self { sockets, propagation, hand_out } = self;
+        let Self { sockets, propagation, linger, hand_out } = self;
         let watch = drain.watch();
         let (inbound, outbound): (Vec<_>, Vec<_>) =
             sockets.into_iter().partition(|(_, door)| door.is_inbound());
+        let silence = (!outbound.is_empty()).then(|| silence(drain.clone(), linger, &hand_out.outbound));
         let inbound = async {
             accept_all(&inbound, &hand_out, &watch, Some(propagation)).await;
             drop((inbound, drain));
         };
-        tokio::join!(inbound, accept_all(&outbound, &hand_out, &watch, None));
+        let outbound = accept_all(&outbound, &hand_out, &watch, None);
+        tokio::join!(inbound, outbound, OptionFuture::from(silence));
         // Without an outbound port there is nothing left to do; the workers' queues stay open all the same.
         std::future::pending::<()>().await;
+    }
+}
+
+/// Keeps a process that is to end from being done while its application opens connections, or has done so within
+/// `linger`: it may be at work still, and nobody else says when it is over.
+async fn silence(drain: DrainGuard, linger: Duration, open: &Arc<()>) {
+    let mut watch = drain.watch();
+    let mut held = Some(drain);
+    watch.finishing().await;
+    let mut since = Instant::now();
+    loop {
+        if Arc::strong_count(open) > 1 {
+            since = Instant::now();
+        }
+        if since.elapsed() >= linger {
+            held = None;
+        } else if held.is_none() {
+            held = watch.guard();
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -222,6 +249,8 @@ async fn closing(mut drain: DrainWatch, window: Option<Duration>) {
     }
 }
 
+/// How often it is looked whether the application has connections, at the end of the process.
+const LOOK: Duration = Duration::from_millis(50);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 static LOG: LogBudget = LogBudget::new();
@@ -249,6 +278,8 @@ struct HandOut {
     workers: Vec<mpsc::Sender<Handed>>,
     next: AtomicUsize,
     permits: Arc<Semaphore>,
+    /// Cloned for each of the application's connections, so that they can be counted.
+    outbound: Arc<()>,
 }
 
 /// A connection on its way to a worker. It carries its guard along: one that was accepted is served, also when
@@ -260,6 +291,7 @@ struct Handed {
     door: Door,
     permit: OwnedSemaphorePermit,
     guard: DrainGuard,
+    outbound: Option<Arc<()>>,
 }
 
 impl HandOut {
@@ -271,7 +303,8 @@ impl HandOut {
             }
             return;
         };
-        let mut handed = Handed { stream, peer, door, permit, guard };
+        let outbound = (!door.is_inbound()).then(|| Arc::clone(&self.outbound));
+        let mut handed = Handed { stream, peer, door, permit, guard, outbound };
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let count = self.workers.len();
         for worker in (0..count).filter_map(|offset| self.workers.get((turn.wrapping_add(offset)) % count)) {
@@ -325,7 +358,7 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 }
 
 async fn connection(worker: Rc<Worker>, handed: Handed) {
-    let Handed { stream, peer, door, permit, mut guard } = handed;
+    let Handed { stream, peer, door, permit, mut guard, outbound } = handed;
     let stream = match register(stream) {
         Ok(stream) => stream,
         Err(error) => {
@@ -344,7 +377,7 @@ async fn connection(worker: Rc<Worker>, handed: Handed) {
         () = serve => {}
         () = guard.stopping() => {}
     }
-    drop(permit);
+    drop((permit, outbound));
 }
 
 /// Makes the socket this worker's own.

@@ -13,6 +13,7 @@ fn options(count: usize) -> Options {
         inbound: vec![InboundPort { listen: any, app }; count],
         outbound: Some(any),
         propagation: Duration::ZERO,
+        linger: Duration::ZERO,
         ..Options::default()
     }
 }
@@ -87,7 +88,7 @@ async fn draining_closes_inbound_and_keeps_outbound() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_was_accepted_is_handed_over_and_holds_the_drain_up() {
-    let listeners = Listeners::bind(&options(1)).unwrap();
+    let listeners = Listeners::bind(&Options { outbound: None, ..options(1) }).unwrap();
     let to = listeners.addresses().inbound[0];
     let (acceptor, mut queues) = listeners.split_bounded(1, 1);
     let permits = Arc::clone(&acceptor.hand_out.permits);

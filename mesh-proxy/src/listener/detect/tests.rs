@@ -72,10 +72,7 @@ fn dialled(result: Result<DuplexStream, &str>) -> Dialled {
             service: Default::default(),
             destination: Default::default(),
         }),
-        Err(reason) => Err(UpstreamError {
-            flags: ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
-            reason: reason.to_owned(),
-        }),
+        Err(reason) => Err(UpstreamError::new(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, reason)),
     };
     Dialled { cluster: "c".to_owned(), result }
 }

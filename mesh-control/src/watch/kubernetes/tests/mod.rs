@@ -1,0 +1,6 @@
+//! The watches against an API server in memory, in virtual time.
+
+mod cluster;
+mod faults;
+mod objects;
+mod rules;

@@ -1,0 +1,93 @@
+//! Labels and annotations of an injected pod: those by which the mesh and people know it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Map, Value, json};
+
+use super::Context;
+use crate::names::{PROXY, REDIRECT, ROOT_VOLUME, STATE_VOLUME, STATUS_ANNOTATION, TOKEN_VOLUME, is_ours};
+
+const TLS_MODE: &str = "security.istio.io/tlsMode";
+const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
+const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+/// Sets labels that the pod does not have, and what was injected.
+pub(super) fn note(out: &mut Value, context: &Context<'_>, metrics: &BTreeMap<&'static str, String>) {
+    let labels = entries(out, "labels");
+    let of = |labels: &Map<String, Value>, names: [&str; 2]| {
+        names
+            .iter()
+            .find_map(|name| labels.get(*name)?.as_str().filter(|it| !it.is_empty()).map(str::to_owned))
+    };
+    let name = of(labels, ["app.kubernetes.io/name", "app"]).unwrap_or_else(|| workload(context.pod));
+    let revision = of(labels, ["app.kubernetes.io/version", "version"]);
+    let revision = revision.unwrap_or_else(|| "latest".to_owned());
+    for (label, value) in [(TLS_MODE, "istio"), (CANONICAL_NAME, &name), (CANONICAL_REVISION, &revision)] {
+        let value = label_value(value);
+        if !value.is_empty() {
+            labels.entry(label).or_insert_with(|| json!(value));
+        }
+    }
+    let first = context.pod.spec.as_ref().and_then(|it| it.containers.iter().find(|it| !is_ours(&it.name)));
+    let annotations = entries(out, "annotations");
+    for (name, value) in metrics {
+        annotations.insert((*name).to_owned(), json!(value));
+    }
+    if let Some(first) = first {
+        annotations.entry(DEFAULT_CONTAINER).or_insert_with(|| json!(first.name));
+    }
+    annotations.insert(STATUS_ANNOTATION.to_owned(), json!(status(context).to_string()));
+}
+
+fn status(context: &Context<'_>) -> Value {
+    json!({
+        "version": context.facts.version,
+        "sidecar": if context.native { "native" } else { "container" },
+        "containers": [REDIRECT, PROXY],
+        "volumes": [STATE_VOLUME, TOKEN_VOLUME, ROOT_VOLUME],
+        "imagePullSecrets": context.settings.proxy.image_pull_secrets,
+    })
+}
+
+/// The name of what made the pod: its Deployment's, CronJob's or other owner's, else its own.
+pub fn workload(pod: &Pod) -> String {
+    let metadata = &pod.metadata;
+    let owner = metadata.owner_references.iter().flatten().find(|it| it.controller == Some(true));
+    let Some(owner) = owner else {
+        let own = metadata.name.clone().or_else(|| metadata.generate_name.clone()).unwrap_or_default();
+        return own.trim_end_matches('-').to_owned();
+    };
+    let name = owner.name.as_str();
+    let hash = metadata.labels.as_ref().and_then(|it| it.get("pod-template-hash"));
+    let deployment = || name.strip_suffix(hash?.as_str())?.strip_suffix('-');
+    // A CronJob's Jobs end in the minute they were due at.
+    let cron = || {
+        let (name, minute) = name.rsplit_once('-')?;
+        (minute.len() >= 8 && minute.bytes().all(|b| b.is_ascii_digit())).then_some(name)
+    };
+    let made_by = match owner.kind.as_str() {
+        "ReplicaSet" => deployment(),
+        "Job" => cron(),
+        _ => None,
+    };
+    made_by.unwrap_or(name).to_owned()
+}
+
+/// What a label can hold: 63 characters, the last one a letter or digit.
+fn label_value(text: &str) -> String {
+    let short: String = text.chars().take(63).collect();
+    short.trim_end_matches(['-', '_', '.']).to_owned()
+}
+
+fn entries<'a>(out: &'a mut Value, name: &str) -> &'a mut Map<String, Value> {
+    let map = &mut out["metadata"][name];
+    if !map.is_object() {
+        *map = json!({});
+    }
+    match map {
+        Value::Object(map) => map,
+        _ => unreachable!("it was just made one"),
+    }
+}
