@@ -1,6 +1,7 @@
 //! What two binaries of the mesh must agree on, and nothing else.
 
 pub mod ca;
+pub mod capture;
 pub mod identity;
 pub mod options;
 pub mod process;

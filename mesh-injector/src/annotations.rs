@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use mesh_common::capture::PortRange;
 use mesh_common::options::duration;
 
 use crate::names::{INJECT_LABEL, STATUS_ANNOTATION};
 use crate::quantity::Quantity;
 use crate::refusal::Refusal;
-use crate::settings::{Ports, Settings, is_image, log_level, range};
+use crate::settings::{Settings, is_image, log_level, range};
 
 /// What one pod wants otherwise than the settings say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,9 +27,9 @@ pub struct Overrides {
     /// What the proxy logs.
     pub log_level: Option<String>,
     /// Ports of the pod that are not captured.
-    pub exclude_inbound_ports: Vec<Ports>,
+    pub exclude_inbound_ports: Vec<PortRange>,
     /// Ports of others that are not captured.
-    pub exclude_outbound_ports: Vec<Ports>,
+    pub exclude_outbound_ports: Vec<PortRange>,
     /// Callers that are not captured.
     pub exclude_inbound_ranges: Vec<IpNet>,
     /// Destinations that are not captured.

@@ -4,8 +4,8 @@
 pub const INJECT_LABEL: &str = "mesh/inject";
 /// What the injector notes on a pod.
 pub const STATUS_ANNOTATION: &str = "mesh/status";
-/// The container that writes the rules of capture.
-pub const REDIRECT: &str = "mesh-redirect";
+pub use mesh_common::capture::REDIRECT_CONTAINER as REDIRECT;
+
 /// The container of the proxy.
 pub const PROXY: &str = "mesh-proxy";
 /// The proxy's user.

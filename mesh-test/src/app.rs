@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::client::Reply;
-use crate::load::Report;
+use crate::load::{End, Report};
 use crate::server::Echo;
 
 /// Where the program is in its image.
@@ -65,8 +65,12 @@ pub struct Tally {
     pub by_version: BTreeMap<String, u64>,
     /// Good answers by pod.
     pub by_pod: BTreeMap<String, u64>,
-    /// How many failed.
+    /// How many failed, those left out that an application took with it when it ended.
     pub failed: u64,
+    /// How many an application took with it when it ended.
+    pub inside: u64,
+    /// How many applications have told that they end.
+    pub ends: usize,
     /// Why, for the first of them.
     pub failures: Vec<String>,
     /// Good answers in the order in which they came: milliseconds since the start, and the version.
@@ -98,10 +102,20 @@ impl Tally {
 
 impl From<Report> for Tally {
     fn from(report: Report) -> Self {
+        Self::with_ends(report, &[])
+    }
+}
+
+impl Tally {
+    /// What came of requests while applications ended.
+    pub fn with_ends(report: Report, ends: &[End]) -> Self {
+        let (inside, lost) = report.lost(ends);
         let mut tally = Self {
             sent: report.sent,
-            failed: report.failures.len() as u64,
-            failures: report.failures.into_iter().take(TOLD).collect(),
+            failed: lost.len() as u64,
+            inside: inside as u64,
+            ends: ends.len(),
+            failures: lost.iter().take(TOLD).map(ToString::to_string).collect(),
             slowest_ms: millis(report.slowest),
             ..Self::default()
         };

@@ -22,13 +22,48 @@ pub struct Report {
     pub by_pod: BTreeMap<String, u64>,
     /// Good answers: when they came (since the start of the load) and the pod.
     pub answers: Vec<(Duration, String)>,
-    /// Why requests failed.
-    pub failures: Vec<String>,
+    /// Requests that failed.
+    pub failures: Vec<Failure>,
     /// The slowest good answer.
     pub slowest: Duration,
 }
 
+/// A request that failed; times are since the start of the load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// When it was sent.
+    pub from: Duration,
+    /// When it had failed.
+    pub to: Duration,
+    /// What came instead of an answer.
+    pub why: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "sent at {:?}, failed at {:?}: {}", self.from, self.to, self.why)
+    }
+}
+
+/// When an application ended: not before the first, not after the second; since the start of the load.
+pub type End = (Duration, Duration);
+
+impl Failure {
+    /// Whether it may have been inside one of the applications that ended: their proxy saw the application break off,
+    /// and the request was on its way at that time. What was sent later must not be lost.
+    pub fn was_inside(&self, ends: &[End]) -> bool {
+        let broken_off = self.why.contains("[UC;");
+        broken_off && ends.iter().any(|(earliest, latest)| self.from <= *latest && self.to >= *earliest)
+    }
+}
+
 impl Report {
+    /// How many requests applications took with them when they ended, and the failures that this does not explain.
+    pub fn lost(&self, ends: &[End]) -> (usize, Vec<&Failure>) {
+        let lost: Vec<&Failure> = self.failures.iter().filter(|failure| !failure.was_inside(ends)).collect();
+        (self.failures.len() - lost.len(), lost)
+    }
+
     /// The share of good answers that `pod` gave.
     pub fn share(&self, pod: &str) -> f64 {
         let all: u64 = self.by_pod.values().sum();
@@ -40,20 +75,20 @@ impl Report {
     /// # Errors
     /// With the first reasons.
     pub fn no_failure(&self) -> Result<()> {
-        let first: Vec<&String> = self.failures.iter().take(5).collect();
+        let first: Vec<String> = self.failures.iter().take(5).map(ToString::to_string).collect();
         ensure!(self.failures.is_empty(), "{} of {} failed: {first:#?}", self.failures.len(), self.sent);
         Ok(())
     }
 
-    fn record(&mut self, at: Duration, took: Duration, answer: Result<String>) {
+    fn record(&mut self, from: Duration, to: Duration, answer: Result<String>) {
         self.sent += 1;
         match answer {
             Ok(pod) => {
                 *self.by_pod.entry(pod.clone()).or_default() += 1;
-                self.answers.push((at, pod));
-                self.slowest = self.slowest.max(took);
+                self.answers.push((to, pod));
+                self.slowest = self.slowest.max(to.saturating_sub(from));
             }
-            Err(error) => self.failures.push(format!("at {at:?}: {error:#}")),
+            Err(error) => self.failures.push(Failure { from, to, why: format!("{error:#}") }),
         }
     }
 }
@@ -68,9 +103,9 @@ pub async fn send(client: &HttpClient, url: &str, count: u64, concurrency: u64) 
         tasks.spawn(async move {
             let mut report = Report::default();
             for _ in 0..share {
-                let before = Instant::now();
+                let from = started.elapsed();
                 let answer = one(client.get(&url)).await;
-                report.record(started.elapsed(), before.elapsed(), answer);
+                report.record(from, started.elapsed(), answer);
             }
             report
         });
@@ -154,10 +189,10 @@ async fn steady(
         while requests.try_join_next().is_some() {}
         let (client, url, report) = (client.clone(), Arc::clone(&url), Arc::clone(&report));
         requests.spawn(async move {
-            let before = Instant::now();
+            let from = started.elapsed();
             let answer = one(post(&client, &url)).await;
             let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
-            report.record(started.elapsed(), before.elapsed(), answer);
+            report.record(from, started.elapsed(), answer);
         });
     }
     requests.join_all().await;
@@ -170,4 +205,27 @@ async fn post(client: &HttpClient, url: &str) -> Result<Reply> {
 
 async fn one(reply: impl Future<Output = Result<Reply>>) -> Result<String> {
     Ok(reply.await?.echo()?.pod)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_on_its_way_to_an_application_that_broke_off_is_explained() {
+        let at = Duration::from_millis;
+        let failure = |from, to, why: &str| Failure { from: at(from), to: at(to), why: why.to_owned() };
+        let ends = [(at(100), at(110)), (at(500), at(510))];
+        for (failure, inside) in [
+            (failure(90, 120, "503 [UC; reset]"), true),
+            (failure(105, 106, "503 [UC; reset]"), true),
+            (failure(80, 99, "503 [UC; reset]"), false),
+            (failure(111, 130, "503 [UC; reset]"), false),
+            (failure(505, 520, "503 [UC; reset]"), true),
+            (failure(90, 120, "503 [UF; refused]"), false),
+        ] {
+            assert_eq!(failure.was_inside(&ends), inside, "{failure}");
+            assert!(!failure.was_inside(&[]), "{failure}");
+        }
+    }
 }

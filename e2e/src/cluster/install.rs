@@ -41,6 +41,19 @@ pub(super) fn helm(machine: &Machine, values: &[&str]) -> Result<()> {
     helm.output_text().map(drop)
 }
 
+/// Restarts what is installed: the images of a tag may be other ones now.
+///
+/// # Errors
+/// When the API refuses, or they do not come up.
+pub(super) fn restart(machine: &Machine) -> Result<()> {
+    for action in ["restart", "status"] {
+        let mut rollout = machine.command("kubectl");
+        rollout.args(["rollout", action, "deployment", "--namespace", NAMESPACE]);
+        rollout.args(["--selector", "app.kubernetes.io/part-of=mesh"]).output_text()?;
+    }
+    Ok(())
+}
+
 /// Removes the chart.
 ///
 /// # Errors

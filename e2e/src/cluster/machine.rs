@@ -88,16 +88,17 @@ impl Machine {
         self.command(root().join("e2e/cluster").join(name))
     }
 
-    /// Makes a cluster, unless it is there.
+    /// Makes a cluster, unless it is there. Whether it was there.
     ///
     /// # Errors
     /// When kind does not.
-    pub(super) fn make_cluster(&self, name: &str, node_image: &str) -> Result<()> {
+    pub(super) fn make_cluster(&self, name: &str, node_image: &str) -> Result<bool> {
         let there = self.command("kind").args(["get", "clusters"]).output_text()?;
         if there.lines().any(|line| line == name) {
             say(&format!("the cluster {name} is there"));
             let mut export = self.command("kind");
-            return export.args(["export", "kubeconfig", "--name", name]).run();
+            export.args(["export", "kubeconfig", "--name", name]).run()?;
+            return Ok(true);
         }
         let image = self.script("node-image").env("NODE_IMAGE", node_image).output_text()?;
         say(&format!("making the cluster {name}"));
@@ -107,7 +108,8 @@ impl Machine {
         if !image.trim().is_empty() {
             kind.args(["--image", image.trim()]);
         }
-        kind.run()
+        kind.run()?;
+        Ok(false)
     }
 
     /// Builds the images, and brings them to the cluster.
@@ -163,8 +165,9 @@ pub(super) fn root() -> PathBuf {
 
 /// Cargo's target folder, that this program stands in.
 fn target() -> Result<PathBuf> {
+    // TARGET/PROFILE/e2e. Cargo's own mark, CACHEDIR.TAG, is missing where somebody else made the folder.
     let own = std::env::current_exe()?;
-    let target = own.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists());
+    let target = own.parent().and_then(Path::parent);
     Ok(target.context("this program is in no target folder of cargo; give --work")?.to_owned())
 }
 

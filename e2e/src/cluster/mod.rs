@@ -91,18 +91,18 @@ pub(crate) struct Down {
 /// With the step that failed.
 pub(crate) fn up(options: &Up) -> Result<()> {
     let machine = Machine::find(&options.place)?;
-    let registry = match options.place.provider {
-        Provider::Kind => {
-            machine.make_cluster(&options.name, &options.node_image)?;
-            "localhost"
-        }
-        Provider::Existing => options.registry.as_deref().context("--registry is needed")?,
+    let (there, registry) = match options.place.provider {
+        Provider::Kind => (machine.make_cluster(&options.name, &options.node_image)?, "localhost"),
+        Provider::Existing => (true, options.registry.as_deref().context("--registry is needed")?),
     };
     if options.bare {
         return machine.say_how_to_use();
     }
     machine.images(options.place.provider, &options.name, registry)?;
     install::install(&machine, registry)?;
+    if there {
+        install::restart(&machine)?;
+    }
     machine.say_how_to_use()
 }
 

@@ -52,6 +52,26 @@ impl LogLevel {
     }
 }
 
+/// Kubernetes' client complains of what its callers tell with a remedy, also of what is no fault at all.
+const SILENCED: &str = "kube_client";
+
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder().parse(filter).map_err(|_| LogError::Filter(filter.to_owned()))
+    let error = || LogError::Filter(filter.to_owned());
+    let parsed = EnvFilter::builder().parse(filter).map_err(|_| error())?;
+    if filter.contains(SILENCED) {
+        return Ok(parsed);
+    }
+    Ok(parsed.add_directive(format!("{SILENCED}=off").parse().map_err(|_| error())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_of_kubernetes_is_silent_unless_asked_for() {
+        assert!(parse("info").unwrap().to_string().contains("kube_client=off"));
+        assert!(!parse("info,kube_client=debug").unwrap().to_string().contains("off"));
+        assert!(parse("a=b=c").is_err());
+    }
 }

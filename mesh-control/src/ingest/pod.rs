@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use mesh_common::capture::{EXCLUDE_INBOUND_PORTS, PortRange, REDIRECT_CONTAINER};
 use mesh_common::xds::names::TLS_MODE_LABEL;
 
 use super::invalid;
@@ -46,6 +47,7 @@ pub(super) fn pod(key: &WorkloadKey, pod: &core::Pod) -> Result<PodInput, Invali
             identity: None,
             service_account: service_account.unwrap_or_else(|| "default".to_owned()),
             meshed: labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio"),
+            uncaptured: uncaptured(spec.init_containers.as_deref().unwrap_or_default()),
             canonical_service: canonical.unwrap_or(&workload_name).clone(),
             canonical_revision: revision.cloned().unwrap_or_else(|| "latest".to_owned()),
             app: label(&["app"]).cloned().unwrap_or_default(),
@@ -60,6 +62,17 @@ pub(super) fn pod(key: &WorkloadKey, pod: &core::Pod) -> Result<PodInput, Invali
             leaving: pod.metadata.deletion_timestamp.is_some(),
         },
     })
+}
+
+/// What the injector told the container that captures the pod's connections to leave alone. What that container could
+/// not have read either is nothing: it would have failed.
+fn uncaptured(init: &[core::Container]) -> Vec<PortRange> {
+    let redirect = init.iter().find(|container| container.name == REDIRECT_CONTAINER);
+    let arguments = redirect.and_then(|container| container.args.as_deref()).unwrap_or_default();
+    let ports =
+        |argument: &String| Some(argument.strip_prefix(EXCLUDE_INBOUND_PORTS)?.strip_prefix('=')?.to_owned());
+    let lists: Vec<String> = arguments.iter().filter_map(ports).collect();
+    lists.iter().flat_map(|list| list.split(',')).filter_map(|ports| ports.parse().ok()).collect()
 }
 
 /// Who keeps the pod alive, as people know it: the Deployment, not its ReplicaSet; the CronJob, not its Job.
@@ -93,6 +106,27 @@ fn owner(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_that_are_left_alone() {
+        let container = |name: &str, args: &[&str]| core::Container {
+            name: name.to_owned(),
+            args: Some(args.iter().map(|arg| (*arg).to_owned()).collect()),
+            ..core::Container::default()
+        };
+        let own = container("own", &["--exclude-inbound-ports=1"]);
+        for (args, expected) in [
+            (&["redirect", "--verify", "--exclude-inbound-ports=22,8000-8010"][..], "22 8000-8010"),
+            (&["redirect", "--exclude-outbound-ports=22"], ""),
+            (&["redirect", "--exclude-inbound-ports=http,9090"], "9090"),
+            (&["redirect"], ""),
+        ] {
+            let found = uncaptured(&[own.clone(), container("mesh-redirect", args)]);
+            let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+            assert_eq!(found.join(" "), expected, "{args:?}");
+        }
+        assert_eq!(uncaptured(&[own]), []);
+    }
 
     #[test]
     fn owners() {

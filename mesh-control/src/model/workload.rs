@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
+use mesh_common::capture::PortRange;
 use mesh_common::spiffe::SpiffeId;
 
 use super::WorkloadKey;
@@ -25,6 +26,8 @@ pub struct Workload {
     pub service_account: String,
     /// The label `security.istio.io/tlsMode: istio`.
     pub meshed: bool,
+    /// Ports at which its proxy does not stand before the application.
+    pub uncaptured: Vec<PortRange>,
     /// Name of the deployment (or other owner) for metrics.
     pub workload_name: String,
     /// Kind of the owner.
@@ -61,6 +64,7 @@ impl Hash for Workload {
             identity,
             service_account,
             meshed,
+            uncaptured,
             workload_name,
             workload_kind,
             canonical_service,
@@ -74,7 +78,7 @@ impl Hash for Workload {
             live,
             leaving: _,
         } = self;
-        (key, addresses, host_network, identity, service_account, meshed).hash(hasher);
+        (key, addresses, host_network, identity, service_account, meshed, uncaptured).hash(hasher);
         (workload_name, workload_kind, canonical_service, canonical_revision).hash(hasher);
         (app, version, node, zone, region, live).hash(hasher);
     }

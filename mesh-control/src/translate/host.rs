@@ -112,3 +112,61 @@ fn service_key(name: &str, namespace: &str, domain: &str) -> ServiceKey {
 fn is_label(text: &str) -> bool {
     !text.is_empty() && !text.contains('.')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::recorder::{Client, Recorder};
+
+    const DB: &str = "
+{apiVersion: v1, kind: Service, metadata: {name: db, namespace: shop}, spec: {clusterIP: None, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: db-0, namespace: shop}, spec: {containers: []}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: x7f, namespace: shop}, spec: {containers: []}, status: {podIP: 10.0.0.2}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: y8g, namespace: shop}, spec: {containers: []}, status: {podIP: 10.0.0.3}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db, namespace: shop, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints:
+- {addresses: [10.0.0.1], hostname: db-0, targetRef: {kind: Pod, name: db-0, namespace: shop}}
+- {addresses: [10.0.0.2], hostname: primary, targetRef: {kind: Pod, name: x7f, namespace: shop}}
+- {addresses: [10.0.0.3], targetRef: {kind: Pod, name: y8g, namespace: shop}}
+";
+
+    /// By hostname where the pod has one, as the cluster's DNS knows it; else by the pod's own name.
+    #[test]
+    fn pods_of_a_headless_service_by_name() {
+        let (mesh, errors) = crate::ingest::tests::mesh(DB);
+        assert_eq!(errors, [""; 0]);
+        let client = Client {
+            namespace: "shop".to_owned(),
+            workload: None,
+            node: String::new(),
+            zone: String::new(),
+            kind: crate::translate::client::ClientKind::default(),
+        };
+        let view = Recorder::new(&mesh, &client);
+        for (host, expected) in [
+            ("db-0.db.shop.svc.cluster.local", Some("10.0.0.1")),
+            ("db-0.db.shop.svc", Some("10.0.0.1")),
+            ("db-0.db.shop", Some("10.0.0.1")),
+            ("db-0.db", Some("10.0.0.1")),
+            ("primary.db.shop.svc.cluster.local", Some("10.0.0.2")),
+            ("x7f.db.shop.svc.cluster.local", None),
+            ("y8g.db.shop.svc.cluster.local", Some("10.0.0.3")),
+            ("z.db.shop.svc.cluster.local", None),
+        ] {
+            let found = match resolve(host, &view, &mesh.settings(), &mesh) {
+                Some(Resolved::Pod(ip)) => Some(ip.to_string()),
+                Some(Resolved::Service(service)) => Some(service.name.clone()),
+                None => None,
+            };
+            assert_eq!(found.as_deref(), expected, "{host}");
+        }
+    }
+}

@@ -175,6 +175,7 @@ pub fn pod(name: &str, address: &str, zone: &str) -> Workload {
         identity: Some(SpiffeId::new("cluster.local", "shop", "reviews").unwrap()),
         service_account: "reviews".to_owned(),
         meshed: true,
+        uncaptured: Vec::new(),
         workload_name: "reviews-v1".to_owned(),
         workload_kind: WorkloadKind::Deployment,
         canonical_service: "reviews".to_owned(),

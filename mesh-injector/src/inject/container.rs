@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mesh_common::capture::EXCLUDE_INBOUND_PORTS;
 use mesh_common::options::duration;
 use serde_json::{Map, Value, json};
 
@@ -27,13 +28,16 @@ pub(super) fn redirect(context: &Context<'_>) -> Value {
     let mut args = vec!["redirect".to_owned(), "--verify".to_owned()];
     let mut exclude = |flag: &str, all: Vec<String>| {
         if !all.is_empty() {
-            args.push(format!("--exclude-{flag}={}", all.join(",")));
+            args.push(format!("{flag}={}", all.join(",")));
         }
     };
-    exclude("inbound-ports", together(&usual.exclude_inbound_ports, &own.exclude_inbound_ports));
-    exclude("inbound-ranges", together(&usual.exclude_inbound_ranges, &own.exclude_inbound_ranges));
-    exclude("outbound-ports", together(&usual.exclude_outbound_ports, &own.exclude_outbound_ports));
-    exclude("outbound-ranges", together(&usual.exclude_outbound_ranges, &own.exclude_outbound_ranges));
+    exclude(EXCLUDE_INBOUND_PORTS, together(&usual.exclude_inbound_ports, &own.exclude_inbound_ports));
+    exclude("--exclude-inbound-ranges", together(&usual.exclude_inbound_ranges, &own.exclude_inbound_ranges));
+    exclude("--exclude-outbound-ports", together(&usual.exclude_outbound_ports, &own.exclude_outbound_ports));
+    exclude(
+        "--exclude-outbound-ranges",
+        together(&usual.exclude_outbound_ranges, &own.exclude_outbound_ranges),
+    );
     json!({
         "name": REDIRECT,
         "image": image(context),

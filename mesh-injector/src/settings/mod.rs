@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use mesh_common::capture::PortRange;
 use mesh_common::options::LogFormat;
 use mesh_common::spiffe::{is_kubernetes_name, is_trust_domain};
 use serde::Deserialize;
 
 use crate::quantity::Quantity;
 pub(crate) use value::is_image;
-pub use value::{Ports, log_level, range};
+pub use value::{log_level, range};
 
 /// All settings. Whatever is absent has the default that the documentation names; only the image has none.
 #[derive(Debug, Clone, Deserialize)]
@@ -131,9 +132,11 @@ pub struct Amounts {
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Capture {
     /// Ports of the pod.
-    pub exclude_inbound_ports: Vec<Ports>,
+    #[serde(deserialize_with = "value::ports")]
+    pub exclude_inbound_ports: Vec<PortRange>,
     /// Ports of others.
-    pub exclude_outbound_ports: Vec<Ports>,
+    #[serde(deserialize_with = "value::ports")]
+    pub exclude_outbound_ports: Vec<PortRange>,
     /// Addresses that call the pod.
     #[serde(deserialize_with = "value::ranges")]
     pub exclude_inbound_ranges: Vec<IpNet>,

@@ -1,53 +1,13 @@
 //! The small values of settings and annotations: ports, ranges, levels. Parsed strictly; what is wrong is quoted.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use mesh_common::capture::PortRange;
 use mesh_common::options::duration;
 use serde::{Deserialize, Deserializer};
 
 use crate::quantity::Quantity;
-
-/// One port, or a range of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ports {
-    first: u16,
-    last: u16,
-}
-
-impl FromStr for Ports {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let port = |text: &str| -> Option<u16> {
-            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-            text.parse().ok().filter(|port| digits && *port > 0)
-        };
-        match (port(first), port(last)) {
-            (Some(first), Some(last)) if first <= last => Ok(Self { first, last }),
-            _ => Err(format!("{text:?} is neither a port nor a range of ports such as 8000-8010")),
-        }
-    }
-}
-
-impl fmt::Display for Ports {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last {
-            write!(f, "{}", self.first)
-        } else {
-            write!(f, "{}-{}", self.first, self.last)
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Ports {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Scalar::deserialize(deserializer)?.text().parse().map_err(serde::de::Error::custom)
-    }
-}
 
 /// YAML has numbers where people mean text: `cpu: 2`, `- 22`.
 #[derive(Deserialize)]
@@ -71,6 +31,11 @@ impl Scalar {
 pub(super) fn amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Quantity>, D::Error> {
     let given = Option::<Scalar>::deserialize(deserializer)?;
     given.map(|it| it.text().parse().map_err(serde::de::Error::custom)).transpose()
+}
+
+pub(super) fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PortRange>, D::Error> {
+    let given = Vec::<Scalar>::deserialize(deserializer)?;
+    given.iter().map(|it| it.text().parse().map_err(serde::de::Error::custom)).collect()
 }
 
 pub(super) fn ranges<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {

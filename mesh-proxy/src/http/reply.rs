@@ -30,7 +30,7 @@ pub(crate) struct Reply {
 enum Kind {
     /// Something is wrong.
     Failure(String),
-    /// A route's own answer.
+    /// A route's own answer; of a status that tells of an error, it is the reason, too.
     Direct(String),
     /// A route's redirect.
     Redirect(HeaderValue),
@@ -61,12 +61,13 @@ impl Reply {
         let mut headers = HeaderMap::new();
         let mut status = self.status;
         let mut body = Bytes::new();
+        let own_words = matches!(self.kind, Kind::Direct(_));
         match self.kind {
             Kind::Redirect(location) => {
                 headers.insert(LOCATION, location);
             }
-            Kind::Direct(text) => body = text_body(&mut headers, text),
-            Kind::Failure(reason) => {
+            Kind::Direct(text) if status.as_u16() < 400 => body = text_body(&mut headers, text),
+            Kind::Direct(reason) | Kind::Failure(reason) => {
                 if let Some(line) = &mut record.line {
                     line.reason.clone_from(&reason);
                 }
@@ -77,6 +78,8 @@ impl Reply {
                     record.set_grpc_status(grpc_status(status));
                     grpc_headers(&mut headers, grpc_status(status), &reason);
                     status = StatusCode::OK;
+                } else if own_words {
+                    body = text_body(&mut headers, reason);
                 } else {
                     body = text_body(&mut headers, format!("mesh: {}: {reason}\n", self.flags));
                 }

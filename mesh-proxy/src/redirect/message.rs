@@ -16,7 +16,9 @@ use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
 };
 
-use super::plan::{Action, Chain, Condition, Hook, PRIORITY, Plan, PortRange, Rule, TABLE};
+use mesh_common::capture::PortRange;
+
+use super::plan::{Action, Chain, Condition, Hook, PRIORITY, Plan, Rule, TABLE};
 
 pub(super) type Message = NetlinkMessage<NetfilterMessage>;
 /// What a rule consists of.
@@ -203,11 +205,11 @@ fn in_ports(list: &mut Vec<Expression>, ports: PortRange) {
     compare_meta(list, MetaKey::L4Proto, Operator::Equal, vec![TCP]);
     list.push(load(TRANSPORT_HEADER, 2, 2));
     let bytes = |port: u16| port.to_be_bytes().to_vec();
-    if ports.first == ports.last {
-        list.push(compare(Operator::Equal, bytes(ports.first)));
+    if ports.first() == ports.last() {
+        list.push(compare(Operator::Equal, bytes(ports.first())));
     } else {
-        list.push(compare(Operator::GreatherThanEqual, bytes(ports.first)));
-        list.push(compare(Operator::LessThanEqual, bytes(ports.last)));
+        list.push(compare(Operator::GreatherThanEqual, bytes(ports.first())));
+        list.push(compare(Operator::LessThanEqual, bytes(ports.last())));
     }
 }
 

@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 
 use clap::Args;
 use ipnet::IpNet;
+use mesh_common::capture::PortRange;
 
 use plan::Plan;
-pub use plan::PortRange;
 use verify::Proof;
 
 /// Which connections are captured.

@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use mesh_common::capture::PortRange;
 
 use super::RedirectOptions;
 
@@ -28,49 +28,6 @@ const fn v4([a, b, c, d]: [u8; 4], length: u8) -> IpNet {
 
 const fn v6(address: Ipv6Addr, length: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(address, length))
-}
-
-/// An inclusive range of ports, written `80` or `8000-8010`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PortRange {
-    /// The first.
-    pub first: u16,
-    /// The last.
-    pub last: u16,
-}
-
-impl PortRange {
-    /// Whether the port is one of them.
-    pub fn contains(self, port: u16) -> bool {
-        (self.first..=self.last).contains(&port)
-    }
-}
-
-impl From<u16> for PortRange {
-    fn from(port: u16) -> Self {
-        Self { first: port, last: port }
-    }
-}
-
-impl FromStr for PortRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |_| format!("{text:?} is no port; write it as 80, or as 8000-8010");
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let (first, last) = (first.parse().map_err(wrong)?, last.parse().map_err(wrong)?);
-        if first == 0 || first > last {
-            return Err(format!("{text:?} holds no port; the first must not be 0, nor above the last"));
-        }
-        Ok(Self { first, last })
-    }
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { first, last } = self;
-        if first == last { write!(f, "{first}") } else { write!(f, "{first}-{last}") }
-    }
 }
 
 /// All rules.
@@ -274,14 +231,5 @@ table inet mesh {
 }
 ";
         assert_eq!(plan.to_string(), wanted);
-    }
-
-    #[test]
-    fn port_ranges_are_parsed() {
-        assert_eq!("80".parse(), Ok(PortRange { first: 80, last: 80 }));
-        assert_eq!("80-90".parse(), Ok(PortRange { first: 80, last: 90 }));
-        for wrong in ["", "0", "90-80", "http", "80-", "-80", "70000", "80-90-100"] {
-            assert!(wrong.parse::<PortRange>().is_err(), "{wrong:?}");
-        }
     }
 }

@@ -9,7 +9,9 @@ use netlink_packet_core::Nla as _;
 use netlink_packet_netfilter::nftables::{ExpressionAttribute, Expressions, ListAttribute};
 
 use super::message::{self, Expression};
-use super::plan::{Hook, Plan, PortRange};
+use mesh_common::capture::PortRange;
+
+use super::plan::{Hook, Plan};
 use super::{RedirectError, RedirectOptions, kernel};
 
 /// A captured connection ends at once; one that is not captured leaves for a network where nobody is.

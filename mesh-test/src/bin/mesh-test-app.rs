@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -13,12 +13,12 @@ use http::{Request, Uri};
 use http_body_util::Full;
 use mesh_test::app::{Answer, Heard, Seen, Tally, millis};
 use mesh_test::client::{Dialer, Http2Client, HttpClient};
-use mesh_test::load::{self, Load};
+use mesh_test::load::{self, End, Load};
 use mesh_test::server::Server;
 use mesh_test::topology::App;
 use mesh_test::wire::Packets;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
@@ -62,6 +62,9 @@ struct Serve {
     /// Takes this long to start, as many applications do.
     #[arg(long, default_value = "0")]
     start_ms: u64,
+    /// Tells this address, IP:PORT by UDP, at the moment before it ends.
+    #[arg(long)]
+    tell_end: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +92,9 @@ struct Steady {
     url: String,
     #[arg(long, default_value = "50")]
     rate: u32,
+    /// Hears on this port, by UDP, when applications end, and tells apart what they took with them.
+    #[arg(long)]
+    hear_ends: Option<u16>,
 }
 
 #[derive(Debug, Args)]
@@ -158,8 +164,13 @@ async fn run(command: Command) -> Result<String> {
         }
         Command::Load(options) => {
             let load = Load::start(&client, &options.url, options.rate);
-            end_of_input().await;
-            serde_json::to_string(&Tally::from(load.stop().await?))?
+            let mut ends = Vec::new();
+            let heard = hear_ends(options.hear_ends, &load, &mut ends);
+            tokio::select! {
+                heard = heard => heard?,
+                () = end_of_input() => {}
+            }
+            serde_json::to_string(&Tally::with_ends(load.stop().await?, &ends))?
         }
         Command::Calls(options) => serde_json::to_string(&calls(&options).await?)?,
         Command::Tcp(options) => serde_json::to_string(&patiently(tcp(&options)).await?)?,
@@ -200,7 +211,31 @@ async fn serve(options: Serve) -> Result<String> {
         }
     }
     terminated.recv().await;
-    Ok("told to end".to_owned())
+    if let Some(to) = options.tell_end {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        let nanos = u64::try_from(now.as_nanos())?;
+        let from = if to.is_ipv4() { IpAddr::from([0; 4]) } else { Ipv6Addr::UNSPECIFIED.into() };
+        UdpSocket::bind((from, 0)).await?.send_to(&nanos.to_be_bytes(), to).await?;
+    }
+    // The runtime would take its time to end.
+    std::process::exit(0)
+}
+
+/// How long an application takes to be gone after it has told so.
+const GONE: Duration = Duration::from_millis(50);
+
+/// Adds the times at which applications end, for ever.
+async fn hear_ends(port: Option<u16>, load: &Load, ends: &mut Vec<End>) -> Result<()> {
+    let Some(port) = port else { return std::future::pending().await };
+    let socket = UdpSocket::bind((IpAddr::from([0; 4]), port)).await?;
+    let started = SystemTime::now().checked_sub(load.elapsed()).context("the clock is at its beginning")?;
+    loop {
+        let mut nanos = [0; 8];
+        socket.recv(&mut nanos).await?;
+        let told = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::from_be_bytes(nanos));
+        let told = told.duration_since(started).context("an application ended before the load began")?;
+        ends.push((told, told + GONE));
+    }
 }
 
 async fn end_of_input() {

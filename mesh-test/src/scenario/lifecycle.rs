@@ -25,10 +25,13 @@ pub(super) async fn applications_exit_under_load(world: &World) -> Result<()> {
         wait::until("the load goes on", PATIENCE, more).await
     };
     wait::until("the load runs", PATIENCE, async || (load.report().by_pod.len() == 3).then_some(())).await?;
+    let mut ends = Vec::new();
     for name in ["pool-a", "pool-b"] {
         let pod = world.pod(name)?;
         // On a cluster both are told at the same time, and the application is the faster one.
+        let told = load.elapsed();
         pod.server()?.exit().await;
+        ends.push((told, load.elapsed()));
         go_on(100).await?;
         pod.sidecar()?.command(&["drain"]).await?;
         pod.sidecar()?.terminate().await?;
@@ -40,19 +43,10 @@ pub(super) async fn applications_exit_under_load(world: &World) -> Result<()> {
     }
     go_on(100).await?;
     let report = load.stop().await?;
-    // Its request was inside an application that ended: nobody may send it again.
-    let (inside, lost): (Vec<_>, Vec<_>) =
-        report.failures.iter().partition(|failure| failure.contains("[UC;"));
-    figure("requests inside two applications when they ended", inside.len());
-    ensure!(
-        lost.is_empty(),
-        "{} of {} were lost: {:#?}",
-        lost.len(),
-        report.sent,
-        lost.iter().take(5).collect::<Vec<_>>()
-    );
-    let few = report.sent / 20;
-    ensure!((inside.len() as u64) < few, "too many to have been inside the applications: {inside:#?}");
+    // Nobody may send those again that were inside an application when it ended.
+    let (inside, lost) = report.lost(&ends);
+    figure("requests inside two applications when they ended", inside);
+    ensure!(lost.is_empty(), "{} of {} were lost: {lost:#?}", lost.len(), report.sent);
     Ok(())
 }
 

@@ -194,7 +194,13 @@ pub(super) async fn uninstalled(space: &Space, settings: &Settings) -> Result<()
     ensure!(secrets.get("mesh-ca-root").await?.data == root, "the new installation has another root");
     // Those who stayed go on with those who come.
     client.send("http://reviews/", 20).await?.no_failure()?;
-    let after = space.client("after").await?;
+    // helm waits until the injector is ready, not until every node knows where it is.
+    wait::until_ok("pods are taken again", space.patience(), async || {
+        space.apply(&[account("after"), space.client_pod("after")]).await
+    })
+    .await?;
+    space.ready("after").await?;
+    let after = space.at("after");
     after.send("http://reviews/", 20).await?.no_failure()?;
     space.only_mutual_tls(&after, "app=reviews", 20).await
 }

@@ -39,7 +39,7 @@ pub(super) struct Settings {
 pub(super) struct Row {
     name: &'static str,
     shows: &'static str,
-    /// Disturbs the mesh as a whole.
+    /// Disturbs the mesh as a whole, or wants a quiet machine.
     alone: bool,
     /// Why it passes without the mesh, if it does.
     passes: Option<&'static str>,
@@ -83,7 +83,11 @@ pub(super) fn all() -> Vec<Row> {
         row!(security::neighbours_outside, "client and server outside of the mesh"),
         row!(security::strict_and_probes, "STRICT refuses plaintext; the kubelet's probes pass"),
         row!(security::excluded_ports_bypass, "an annotation keeps a port out of the mesh"),
-        row!(certificates::strangers_are_refused, "foreign identity, foreign namespace, foreign token"),
+        row!(
+            certificates::strangers_are_refused,
+            "foreign identity, foreign namespace, foreign token",
+            passes: Some("it asks mesh-control itself; no proxy takes part")
+        ),
         row!(routing::split_and_change, "90/10 of 2,000, then 50/50 under load"),
         row!(routing::canary_by_header, "a header chooses the version"),
         row!(routing::metrics_are_exact, "istio_requests_total is what was sent, by both reporters"),
@@ -95,7 +99,7 @@ pub(super) fn all() -> Vec<Row> {
         row!(protocols::grpc_per_call, "calls of one connection reach every pod"),
         row!(protocols::web_socket, "an upgraded connection"),
         row!(lifecycle::restarted_under_load, "a Deployment restarted 10 times, retries off"),
-        row!(figures::figures, "memory, start, injection, images"),
+        row!(figures::figures, "memory, start, injection, images", alone: true),
         row!(control::control_gone, "60 s without mesh-control: nothing fails, and new pods come good after", alone: true),
         row!(control::one_replica_killed, "of two: nothing fails, changes go on", alone: true),
         row!(control::upgrade_and_rollback, "helm upgrade and rollback under load lose nothing", alone: true),
@@ -125,7 +129,7 @@ impl Settings {
 }
 
 impl Case {
-    /// Whether it disturbs the others.
+    /// Whether it must not run beside others.
     pub(super) fn alone(&self) -> bool {
         self.row.alone
     }

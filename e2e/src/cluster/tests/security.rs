@@ -141,6 +141,9 @@ pub(super) async fn excluded_ports_bypass(space: &Space, _: &Settings) -> Result
     ensure!(client.tcp("orders:90", false).await?.echo == "ping");
     ensure!(outside.get("http://orders/").await.is_err(), "a port that is not excluded was answered");
     client.send("http://orders/", 10).await?.no_failure()?;
+    // A proxy that is in the way knows that there is none at the other end, whatever the policy.
+    let inside = space.client("inside").await?;
+    ensure!(inside.tcp("orders:90", false).await?.echo == "ping");
     for metrics in space.metrics("app=orders").await?.into_iter().chain([client.metrics().await?]) {
         let tcp = metrics.sum("istio_tcp_connections_opened_total", &[]);
         ensure!(tcp == 0.0, "{tcp} connections to the excluded port passed a proxy");

@@ -162,6 +162,9 @@ impl Mesh {
 
 fn tls_of(workload: Option<&Arc<Workload>>, port: u16, modes: Option<&Modes>) -> EndpointTls {
     let Some(workload) = workload.filter(|workload| workload.meshed) else { return EndpointTls::Plaintext };
+    if workload.uncaptured.iter().any(|ports| ports.contains(port)) {
+        return EndpointTls::Plaintext;
+    }
     if modes.is_some_and(|modes| modes.of(port) == MtlsMode::Disable) {
         return EndpointTls::Plaintext;
     }

@@ -23,6 +23,7 @@ pub(crate) fn pod(name: &str, service_account: &str, ip: &str) -> Workload {
         identity: SpiffeId::new("cluster.local", "shop", service_account).ok(),
         service_account: service_account.into(),
         meshed: true,
+        uncaptured: Vec::new(),
         workload_name: name.into(),
         workload_kind: WorkloadKind::Pod,
         canonical_service: name.into(),

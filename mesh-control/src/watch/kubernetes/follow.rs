@@ -250,7 +250,10 @@ impl Follower {
         let reason = failure.sentence(&self.resource);
         self.condition.because(&reason);
         let retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        if self.health.broke(kind, reason.clone()) {
+        let news = self.health.broke(kind, reason.clone());
+        if failure.is_ordinary() {
+            tracing::info!(kind = kind.name(), reason, "a watch begins anew; what is known stays");
+        } else if news {
             tracing::warn!(kind = kind.name(), reason, retry_ms, "a watch broke; what is known stays");
         } else {
             tracing::debug!(kind = kind.name(), reason, retry_ms, "a watch broke again");

@@ -1,10 +1,11 @@
-//! From an object of the API server to an event. Only what ingest reads is kept: a pod's containers, annotations and
-//! managed fields never leave this file.
+//! From an object of the API server to an event. Only what ingest reads is kept: a pod's containers, but for the one
+//! that captures its connections, annotations and managed fields never leave this file.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::DynamicObject;
+use mesh_common::capture::REDIRECT_CONTAINER;
 use serde_json::{Map, Value, json};
 
 use super::resource::MESH_CONFIG;
@@ -85,6 +86,7 @@ fn trimmed(kind: Kind, object: DynamicObject) -> Value {
             &["spec", "serviceAccountName"],
             &["spec", "nodeName"],
             &["spec", "hostNetwork"],
+            &["spec", "initContainers"],
             &["status", "phase"],
             &["status", "podIP"],
             &["status", "podIPs"],
@@ -107,6 +109,14 @@ fn trimmed(kind: Kind, object: DynamicObject) -> Value {
     let mut kept = Map::new();
     for path in paths {
         keep(&mut data, &mut kept, path);
+    }
+    if let Some(Value::Array(containers)) =
+        kept.get_mut("spec").and_then(|spec| spec.get_mut("initContainers"))
+    {
+        containers.retain(|container| container["name"] == REDIRECT_CONTAINER);
+        for container in containers {
+            *container = json!({ "name": REDIRECT_CONTAINER, "args": container["args"] });
+        }
     }
     kept.insert("metadata".to_owned(), metadata_of(kind, metadata));
     Value::Object(kept)

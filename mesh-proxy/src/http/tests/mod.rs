@@ -159,6 +159,33 @@ fn what_cannot_be_served_says_why_and_is_counted() {
 }
 
 #[test]
+fn a_route_that_answers_with_an_error_gives_its_text_as_the_reason() {
+    run(async {
+        let mesh = Mesh::new(Vec::new());
+        let answering = |status, body: &str| {
+            let action = RouteAction::Respond { status, body: body.to_owned() };
+            routes(vec![route(PathMatch::Prefix("/".into()), action)])
+        };
+        let broken = answering(StatusCode::INTERNAL_SERVER_ERROR, "no such backend");
+        let response = mesh.http1(broken.clone()).await.send_request(get("/")).await.unwrap();
+        assert_eq!(response.status(), 500);
+        assert_eq!(response.headers()["x-mesh-reason"], "-; no such backend");
+        assert_eq!(text(response).await, "no such backend");
+
+        let request = Request::post("http://reviews/a").header("content-type", "application/grpc");
+        let request = request.body(Default::default()).unwrap();
+        let response = mesh.http2(broken).await.send_request(request).await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], "2");
+        assert_eq!(response.headers()["grpc-message"], "no such backend");
+
+        let fine = answering(StatusCode::OK, "fine");
+        let response = mesh.http1(fine).await.send_request(get("/")).await.unwrap();
+        assert!(response.status() == 200 && !response.headers().contains_key("x-mesh-reason"));
+        assert_eq!(text(response).await, "fine");
+    });
+}
+
+#[test]
 fn a_route_has_a_time_limit() {
     run(async {
         let server = Server::start().await;

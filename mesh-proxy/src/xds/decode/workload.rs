@@ -43,13 +43,14 @@ fn peer(errors: &mut Errors, resource: &str, message: pb::Workload) -> Option<Pe
         errors.check("service_account", SpiffeId::new(domain, &namespace, &service_account))
     };
     let workload = if workload_name.is_empty() { name } else { workload_name };
+    // The message has no field for the labels `app` and `version`: what they are called in a mesh is what it has.
     let labels = WorkloadLabels {
         workload,
         namespace,
+        app: canonical_name.clone(),
+        version: canonical_revision.clone(),
         canonical_service: canonical_name,
         canonical_revision,
-        app: String::new(),
-        version: String::new(),
         cluster: cluster_id,
         principal: identity.as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default(),
     };

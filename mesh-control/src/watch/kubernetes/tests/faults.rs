@@ -94,7 +94,11 @@ async fn an_outage_changes_nothing_and_ends() {
         (cluster.services(), cluster.policies()),
         (vec!["a".into(), "b".into()], vec!["a".into(), "b".into()])
     );
-    assert!(cluster.health.statuses().iter().all(|watch| watch.state == WatchState::Broken && watch.synced));
+    for watch in cluster.health.statuses() {
+        assert!(watch.state == WatchState::Broken && watch.synced, "{watch:?}");
+        let reason = watch.last_error.unwrap();
+        assert!(reason.contains("nobody is there") && reason.contains("whether the API server"), "{reason}");
+    }
     let asked = api.requests().len() - before;
     assert!(asked < 600, "{asked} requests of ten watches in five minutes");
     assert_eq!(cluster.readiness.missing(), [""; 0], "readiness latches");
