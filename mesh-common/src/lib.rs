@@ -3,6 +3,7 @@
 pub mod ca;
 pub mod capture;
 pub mod identity;
+pub mod listen;
 pub mod options;
 pub mod process;
 pub mod spiffe;

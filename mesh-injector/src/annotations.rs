@@ -188,3 +188,47 @@ fn istio_level(level: &str) -> &str {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings::parse("proxy: {image: a}\ncompat: {istioLabels: true, proxyImage: true}").unwrap()
+    }
+
+    fn read_one(name: &str, value: &str) -> Result<(Overrides, Vec<String>), Refusal> {
+        read(&[(name.to_owned(), value.to_owned())].into(), &settings())
+    }
+
+    #[test]
+    fn values_as_people_write_them() {
+        for (name, value, level) in [
+            ("mesh/log-level", " debug ", "debug"),
+            ("sidecar.istio.io/logLevel", "warning", "warn"),
+            ("sidecar.istio.io/logLevel", "critical", "error"),
+        ] {
+            let (overrides, warnings) = read_one(name, value).unwrap();
+            assert_eq!((overrides.log_level.as_deref(), warnings.len()), (Some(level), 0), "{name}: {value}");
+        }
+        for name in ["mesh/exclude-inbound-ports", "traffic.sidecar.istio.io/excludeOutboundIPRanges"] {
+            assert_eq!(read_one(name, "").unwrap(), (Overrides::default(), Vec::new()), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        for image in ["", "a b", "-a", "a;b", "$(X)"] {
+            let refusal = read_one(ISTIO_IMAGE, image).unwrap_err();
+            assert!(refusal.message.contains("is not the name of an image"), "{image}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn what_needs_no_warning_has_none() {
+        for name in ["sidecar.istio.io/inject", "sidecar.istio.io/status", "mesh/status", "example.com/mesh"]
+        {
+            assert_eq!(read_one(name, "true").unwrap().1, [""; 0], "{name}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use kube::Client;
 use mesh_common::identity::connect::{ControlAddress, ControlTls, Dial, control_config, dial_tls};
+use mesh_common::listen::listen;
 use mesh_common::process::{Readiness, drain, terminated};
 use mesh_common::spiffe::SpiffeId;
 use mesh_common::telemetry::admin::{self, AdminState};
@@ -20,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
 use crate::options::Options;
 use crate::roots::Roots;
-use crate::serve::{Limits, Server, bind};
+use crate::serve::{Limits, Server};
 use crate::settings_file::SettingsFile;
 use crate::version::Version;
 use crate::webhook::Webhook;
@@ -79,8 +80,8 @@ impl App {
         let file = SettingsFile::open(&options.config, metrics.clone()).await?;
         let settings = file.current();
         let listener =
-            bind(options.address).await.with_context(|| format!("cannot listen on {}", options.address))?;
-        let pages = bind(options.admin_address).await;
+            listen(options.address).await.with_context(|| format!("cannot listen on {}", options.address))?;
+        let pages = listen(options.admin_address).await;
         let pages = pages.with_context(|| format!("cannot listen on {}", options.admin_address))?;
         let addresses = Addresses { webhook: listener.local_addr()?, admin: pages.local_addr()? };
 

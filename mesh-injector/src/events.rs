@@ -225,10 +225,17 @@ mod tests {
         tokio::time::advance(SILENCE).await;
         assert!(pace.allows(&notice("a"), Instant::now()));
         for more in 0..10_000 {
-            tokio::time::advance(Duration::from_secs(1)).await;
+            tokio::time::advance(Duration::from_millis(100)).await;
             pace.allows(&notice(&format!("more {more}")), Instant::now());
             assert!(pace.last.len() <= REMEMBERED);
         }
+    }
+
+    #[test]
+    fn a_message_is_cut_between_two_characters() {
+        let event = event(notice(&format!("x{}", "ä".repeat(MESSAGE_BYTES))));
+        assert_eq!(event.message.unwrap().len(), MESSAGE_BYTES - 1);
+        assert_eq!(super::event(notice("short")).message.as_deref(), Some("short"));
     }
 
     #[test]

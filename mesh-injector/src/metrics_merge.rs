@@ -85,3 +85,43 @@ fn only_port(spec: &PodSpec) -> Option<i64> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> PodSpec {
+        serde_json::from_value(json!({ "containers": [
+            { "name": "mesh-proxy", "ports": [{ "containerPort": 15020 }] },
+            { "name": "web", "ports": [{ "containerPort": 8080 }, { "containerPort": 53, "protocol": "UDP" }] },
+        ] }))
+        .unwrap()
+    }
+
+    fn merged(annotations: &[(&str, &str)]) -> Merged {
+        let annotations = annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        merge(&annotations.collect(), &spec(), None)
+    }
+
+    #[test]
+    fn the_one_port_of_the_application_is_meant() {
+        let expected = json!({ "port": 8080, "path": "/metrics", "scheme": "http" });
+        assert_eq!(merged(&[(SCRAPE, "true")]).application, Some(expected));
+    }
+
+    #[test]
+    fn what_is_not_clear_stays_as_it_is() {
+        for (annotations, words) in [
+            (&[(SCRAPE, "yes")][..], "\"yes\", neither"),
+            (&[(PORT, "0")], "is no port"),
+            (&[(PORT, "65536")], "is no port"),
+            (&[(PORT, "15090")], "15090 is a port of the mesh's proxy"),
+            (&[(PATH, "metrics")], "\"metrics\" does not begin with /"),
+            (&[(SCHEME, "ftp")], "\"ftp\" is neither"),
+        ] {
+            let Merged { application, annotations: changed, warning } = merged(annotations);
+            assert!(application.is_none() && changed.is_empty(), "{annotations:?}");
+            assert!(warning.as_ref().is_some_and(|it| it.contains(words)), "{annotations:?}: {warning:?}");
+        }
+    }
+}

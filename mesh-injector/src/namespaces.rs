@@ -113,3 +113,55 @@ fn namespace(meta: Meta) -> Namespace {
         labels: meta.metadata.labels.unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::process::Readiness;
+    use mesh_test::kube_api::KubeApi;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn labelled(name: &str, value: &str) -> Value {
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": { "mesh/inject": value } } })
+    }
+
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        // A watch that broke waits for up to a minute before it tries again, and once more before it reads everything.
+        for _ in 0..6_000 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("never: {what}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_watch_tells_is_known() {
+        let api = KubeApi::default();
+        api.put(labelled("shop", "enabled"));
+        let (namespaces, readiness) = (Namespaces::new(api.client()), Readiness::default());
+        let following = tokio::spawn(namespaces.clone().follow(readiness.condition("namespaces")));
+        let label = |name: &str| namespaces.known.load().get(name)?.labels.get("mesh/inject").cloned();
+        until("the list", || readiness.missing().is_empty()).await;
+        assert_eq!(label("shop").as_deref(), Some("enabled"));
+        api.put(labelled("shop", "disabled"));
+        until("a change", || label("shop").as_deref() == Some("disabled")).await;
+        api.put(labelled("new", "enabled"));
+        until("a new one", || label("new").as_deref() == Some("enabled")).await;
+        api.remove("namespaces", "", "new");
+        until("a deletion", || label("new").is_none()).await;
+        assert_eq!(namespaces.get("new").await.unwrap_err().code, 503);
+        // What vanishes while nobody looks is told by the next list; an outage alone changes nothing.
+        api.set_unreachable(true);
+        api.hang_up();
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(label("shop").as_deref(), Some("disabled"));
+        api.remove("namespaces", "", "shop");
+        api.forget_history();
+        api.set_unreachable(false);
+        until("the next list", || label("shop").is_none()).await;
+        following.abort();
+    }
+}

@@ -79,3 +79,52 @@ fn read(map: &ConfigMap) -> Result<TrustBundle, String> {
     TrustBundle::from_pem(pem.ok_or(format!("the key {ROOT_KEY} is missing"))?)
         .map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mesh_common::process::Readiness;
+    use mesh_test::certs::Authority;
+    use mesh_test::kube_api::KubeApi;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn map(pem: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": ROOT_CONFIG_MAP, "namespace": "mesh-system" }, "data": { ROOT_KEY: pem },
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn good_roots_stay_until_better_ones_come() {
+        let (api, readiness, roots) = (KubeApi::default(), Readiness::default(), Roots::default());
+        let known = readiness.condition("trust bundle");
+        let following = tokio::spawn(roots.clone().follow(api.client(), "mesh-system".to_owned(), known));
+        let pause = || tokio::time::sleep(Duration::from_secs(60));
+        api.put(map("nonsense"));
+        pause().await;
+        assert!(roots.bundle().is_none() && readiness.missing() == ["trust bundle"]);
+        let (first, second) = (Authority::new("first").unwrap(), Authority::new("second").unwrap());
+        api.put(map(first.root_pem()));
+        tokio::time::timeout(Duration::from_secs(60), roots.present()).await.unwrap();
+        let is = |authority: &Authority| {
+            roots.bundle().as_deref() == Some(&TrustBundle::from_pem(authority.root_pem()).unwrap())
+        };
+        assert!(is(&first));
+        pause().await;
+        assert!(readiness.missing().is_empty());
+        api.put(map("nonsense"));
+        pause().await;
+        assert!(is(&first), "what cannot be used");
+        api.remove("configmaps", "mesh-system", ROOT_CONFIG_MAP);
+        pause().await;
+        assert!(is(&first), "what is gone");
+        api.put(map(second.root_pem()));
+        pause().await;
+        assert!(is(&second));
+        following.abort();
+    }
+}

@@ -94,9 +94,11 @@ mod tests {
         write("proxy: {image: one}");
         let mut file = SettingsFile::open(&path, Metrics::new()).await.unwrap();
         let current = file.current();
+        let large = format!("proxy: {{image: large}}\n#{}", "x".repeat(1 << 20));
         for (text, image) in [
             ("proxy: {image: two}", "two"),
             ("proxy: {imag: three}", "two"),
+            (large.as_str(), "two"),
             ("proxy: {image: four}", "four"),
         ] {
             write(text);

@@ -1,6 +1,6 @@
 //! The wiring of the process: what exists, in which order it starts, and how it ends. No decisions.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -186,21 +186,10 @@ impl Parts {
 }
 
 async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    // `[::]` is every address of both families; a machine may have only the older one.
-    let bound = match TcpListener::bind(address).await {
-        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
-        }
-        bound => bound,
-    };
+    let bound = mesh_common::listen::listen(address).await;
     bound.with_context(|| {
         format!("{flag} {address} cannot be used; choose another address, or port 0 for a free port")
     })
-}
-
-/// EAFNOSUPPORT, EADDRNOTAVAIL.
-fn is_without_ipv6(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(97 | 99))
 }
 
 fn write_addresses(file: &Path, xds: SocketAddr, admin: SocketAddr) -> std::io::Result<()> {

@@ -69,10 +69,8 @@ pub(super) fn pod(key: &WorkloadKey, pod: &core::Pod) -> Result<PodInput, Invali
 fn uncaptured(init: &[core::Container]) -> Vec<PortRange> {
     let redirect = init.iter().find(|container| container.name == REDIRECT_CONTAINER);
     let arguments = redirect.and_then(|container| container.args.as_deref()).unwrap_or_default();
-    let ports =
-        |argument: &String| Some(argument.strip_prefix(EXCLUDE_INBOUND_PORTS)?.strip_prefix('=')?.to_owned());
-    let lists: Vec<String> = arguments.iter().filter_map(ports).collect();
-    lists.iter().flat_map(|list| list.split(',')).filter_map(|ports| ports.parse().ok()).collect()
+    let lists = arguments.iter().filter_map(|it| it.strip_prefix(EXCLUDE_INBOUND_PORTS)?.strip_prefix('='));
+    lists.flat_map(|list| list.split(',')).filter_map(|ports| ports.parse().ok()).collect()
 }
 
 /// Who keeps the pod alive, as people know it: the Deployment, not its ReplicaSet; the CronJob, not its Job.

@@ -91,3 +91,33 @@ fn entries<'a>(out: &'a mut Value, name: &str) -> &'a mut Map<String, Value> {
         _ => unreachable!("it was just made one"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_made_the_pod() {
+        let owned = |kind: &str, name: &str, controller: bool| {
+            json!({ "metadata": {
+                "name": "web-1", "labels": { "pod-template-hash": "5f" },
+                "ownerReferences": [{ "apiVersion": "v1", "uid": "u", "kind": kind, "name": name, "controller": controller }],
+            } })
+        };
+        for (pod, expected) in [
+            (json!({ "metadata": { "generateName": "web-" } }), "web"),
+            (json!({ "metadata": { "name": "web-1", "generateName": "web-" } }), "web-1"),
+            (json!({ "metadata": {} }), ""),
+            (owned("ReplicaSet", "web-5f", true), "web"),
+            (owned("ReplicaSet", "web-60", true), "web-60"),
+            (owned("StatefulSet", "web-5f", true), "web-5f"),
+            (owned("ReplicaSet", "web-5f", false), "web-1"),
+            (owned("Job", "nightly-29012345", true), "nightly"),
+            (owned("Job", "batch-2026", true), "batch-2026"),
+            (owned("Job", "nightly-2901234x", true), "nightly-2901234x"),
+        ] {
+            let parsed: Pod = serde_json::from_value(pod.clone()).unwrap();
+            assert_eq!(workload(&parsed), expected, "{pod}");
+        }
+    }
+}

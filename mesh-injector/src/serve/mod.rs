@@ -206,23 +206,3 @@ impl Connection {
         connection.await
     }
 }
-
-/// Listens; where IPv6 is off, on all addresses of IPv4 instead of all of both.
-///
-/// # Errors
-/// When the address cannot be taken.
-pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    match TcpListener::bind(address).await {
-        Err(error)
-            if address.is_ipv6()
-                && address.ip().is_unspecified()
-                && matches!(
-                    error.kind(),
-                    std::io::ErrorKind::Unsupported | std::io::ErrorKind::AddrNotAvailable
-                ) =>
-        {
-            TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, address.port())).await
-        }
-        bound => bound,
-    }
-}

@@ -1,10 +1,13 @@
 //! Pods, as the API server sends them.
 
 use anyhow::Result;
+use mesh_common::trust::TrustBundle;
+use mesh_injector::serve::Limits;
+use mesh_test::certs::Authority;
 use mesh_test::wait::{self, PATIENCE};
 use serde_json::{Value, json};
 
-use crate::api::namespace;
+use crate::api::{Api, namespace};
 use crate::world::{World, patched, pod, review_of};
 
 fn is_injected(pod: &Value) -> bool {
@@ -43,16 +46,19 @@ async fn skips_and_refusals_say_why() -> Result<()> {
     let world = World::start().await?;
     let mut host = pod();
     host["spec"]["hostNetwork"] = json!(true);
-    let mut dry = review_of("shop", &host);
+    let owned = |kind: &str| {
+        let mut pod = host.clone();
+        pod["metadata"]["ownerReferences"] = json!([{ "apiVersion": "apps/v1", "kind": kind, "name": "web-1", "uid": "u", "controller": true }]);
+        review_of("shop", &pod)
+    };
+    let mut dry = owned("DaemonSet");
     dry["request"]["dryRun"] = json!(true);
     for review in [&dry, &review_of("shop", &host), &review_of("shop", &host)] {
         let response = world.review(review).await?;
         assert_eq!((&response["allowed"], response.get("patch")), (&json!(true), None));
         assert!(response["warnings"][0].as_str().unwrap().contains("hostNetwork"), "{response}");
     }
-    let mut owned = host.clone();
-    owned["metadata"]["ownerReferences"] = json!([{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-1", "uid": "u", "controller": true }]);
-    world.review(&review_of("shop", &owned)).await?;
+    world.review(&owned("ReplicaSet")).await?;
     let events = wait::until("two events are written", PATIENCE, async || {
         let events = world.api.0.lock().unwrap().events.clone();
         (events.len() >= 2).then_some(events)
@@ -63,6 +69,7 @@ async fn skips_and_refusals_say_why() -> Result<()> {
     assert_eq!(about, ["Namespace", "ReplicaSet"]);
     assert_eq!(events[0]["reason"], "MeshInjectionSkipped");
     assert!(events[0]["message"].as_str().unwrap().contains("hostNetwork"));
+    assert_eq!(world.api.0.lock().unwrap().single_reads, 0, "no namespace has a say in that");
 
     let mut bypass = pod();
     bypass["spec"]["securityContext"] = json!({ "runAsUser": 1337 });
@@ -93,6 +100,49 @@ async fn a_namespace_that_the_watch_does_not_know_is_asked_for() -> Result<()> {
             (&json!(false), &json!(503)),
             "{response}"
         );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn remarks_on_an_injected_pod_are_answered_and_written() -> Result<()> {
+    let world = World::start().await?;
+    let mut odd = pod();
+    odd["metadata"]["annotations"] = json!({ "mesh/colour": "blue" });
+    let response = world.review(&review_of("shop", &odd)).await?;
+    assert!(is_injected(&patched(&odd, &response)?));
+    assert!(response["warnings"][0].as_str().unwrap().contains("mesh/colour"), "{response}");
+    let event = wait::until("an event is written", PATIENCE, async || {
+        world.api.0.lock().unwrap().events.first().cloned()
+    })
+    .await?;
+    assert_eq!(
+        (&event["reason"], &event["involvedObject"]["name"]),
+        (&json!("MeshInjection"), &json!("shop"))
+    );
+    assert!(event["message"].as_str().unwrap().contains("mesh/colour"), "{event}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_pod_is_injected_before_the_roots_are_known() -> Result<()> {
+    let world = World::of(Api::new(), Authority::new("mesh")?, None, Limits::default()).await?;
+    let response = world.review(&review_of("shop", &pod())).await?;
+    assert_eq!((&response["allowed"], &response["status"]["code"]), (&json!(false), &json!(503)));
+    assert!(response["status"]["message"].as_str().unwrap().contains("roots"), "{response}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_clusters_version_decides_what_kind_of_container_the_proxy_is() -> Result<()> {
+    for (minor, list) in [("28", "containers"), ("29", "initContainers")] {
+        let (api, authority) = (Api::new(), Authority::new("mesh")?);
+        api.0.lock().unwrap().minor = minor.to_owned();
+        let roots = TrustBundle::from_pem(authority.root_pem())?;
+        let world = World::of(api, authority, Some(roots), Limits::default()).await?;
+        let injected = patched(&pod(), &world.review(&review_of("shop", &pod())).await?)?;
+        let mut names = injected["spec"][list].as_array().unwrap().iter().map(|it| &it["name"]);
+        assert!(names.any(|name| name == "mesh-proxy"), "1.{minor}: {injected:#}");
     }
     Ok(())
 }

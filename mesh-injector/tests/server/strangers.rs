@@ -45,6 +45,7 @@ async fn what_is_no_review_gets_a_status_and_a_reason() -> Result<()> {
         (post(with(&|it| it["kind"] = json!("Pod"))), 400, "AdmissionReview"),
         (post(with(&|it| it["request"] = Value::Null)), 400, "no request"),
         (post(with(&|it| it["request"]["uid"] = json!(""))), 400, "no uid"),
+        (post(with(&|it| it["request"]["uid"] = json!("u".repeat(257)))), 400, "no uid"),
         (post(with(&|it| _ = it["request"].as_object_mut().unwrap().remove("uid"))), 400, "no uid"),
         (post(with(&|it| it["request"]["uid"] = json!(5))), 400, "not an AdmissionReview"),
     ] {
@@ -96,6 +97,14 @@ async fn large_bodies_are_refused_however_they_come() -> Result<()> {
     let world = World::start().await?;
     let (status, body) = world.send(post(vec![b' '; 10 << 20])).await?;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{body}");
+    // At once, before any of it has come.
+    let mut tls = world.tls("http/1.1").await?;
+    tls.write_all(
+        b"POST /inject HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10485760\r\n\r\n",
+    )
+    .await?;
+    let answer = head(&mut tls).await?;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     // In chunks, without saying how much.
     let mut tls = world.tls("http/1.1").await?;
     tls.write_all(b"POST /inject HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use mesh_common::listen::listen;
 use mesh_common::process::{DrainGuard, DrainTrigger, Readiness, drain};
 use mesh_common::trust::{PrivateKey, TrustBundle, WorkloadCertificate, provider};
 use mesh_injector::certificate::{ServingCertificate, server_config};
@@ -18,7 +19,7 @@ use mesh_injector::events;
 use mesh_injector::metrics::Metrics;
 use mesh_injector::namespaces::Namespaces;
 use mesh_injector::roots::Roots;
-use mesh_injector::serve::{Limits, Server, bind};
+use mesh_injector::serve::{Limits, Server};
 use mesh_injector::settings::Settings;
 use mesh_injector::version::Version;
 use mesh_injector::webhook::Webhook;
@@ -50,7 +51,18 @@ impl World {
     }
 
     pub(crate) async fn with(limits: Limits) -> Result<Self> {
-        let (api, authority) = (Api::new(), Authority::new("mesh")?);
+        let authority = Authority::new("mesh")?;
+        let roots = TrustBundle::from_pem(authority.root_pem())?;
+        Self::of(Api::new(), authority, Some(roots), limits).await
+    }
+
+    /// Before this API; with the roots that are known, if any.
+    pub(crate) async fn of(
+        api: Api,
+        authority: Authority,
+        known: Option<TrustBundle>,
+        limits: Limits,
+    ) -> Result<Self> {
         let enabled = namespace("shop", &json!({ "mesh/inject": "enabled" }));
         let plain = namespace("plain", &json!({}));
         api.0.lock().unwrap().namespaces.extend([("shop".to_owned(), enabled), ("plain".to_owned(), plain)]);
@@ -58,9 +70,9 @@ impl World {
         let (events, writer) = events::events(api.client(), metrics.clone());
         let (namespaces, roots, version) =
             (Namespaces::new(api.client()), Roots::default(), Version::default());
-        roots.set(TrustBundle::from_pem(authority.root_pem())?);
+        known.into_iter().for_each(|bundle| roots.set(bundle));
         let serving = Arc::new(ServingCertificate::default());
-        let listener = bind("127.0.0.1:0".parse()?).await?;
+        let listener = listen("127.0.0.1:0".parse()?).await?;
         let address = listener.local_addr()?;
         let webhook = Webhook {
             settings: Arc::new(ArcSwap::from_pointee(Settings::parse("proxy: {image: mesh-proxy:test}")?)),

@@ -113,7 +113,7 @@ impl XdsStatus {
         self.inner.counters.reconnects.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn received(&self, kind: ResourceType, resources: usize, refusal: Option<String>) {
+    pub(crate) fn received(&self, kind: ResourceType, resources: usize, refusal: Option<String>) {
         let counters = &self.inner.counters;
         counters.responses.fetch_add(1, Ordering::Relaxed);
         counters.resources.fetch_add(resources as u64, Ordering::Relaxed);

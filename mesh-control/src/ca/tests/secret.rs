@@ -135,14 +135,14 @@ async fn an_issuer_that_was_plugged_in_comes_first() {
     let (upper_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let upper = CertifiedIssuer::signed_by(issuer("upper"), upper_key, &root).unwrap();
     let lower = issuer("lower").signed_by(&key, &upper).unwrap();
-    let (root, other, upper, lower) = (root.pem(), other.pem(), upper.pem(), lower.pem());
-    let both = format!("{other}{root}");
+    let (other, lower, upper_pem, root_pem) = (other.pem(), lower.pem(), upper.pem(), root.pem());
+    let both = format!("{other}{root_pem}");
     // As Istio's Makefile, as cert-manager, and as a careful person write them.
     for (what, chain, roots, length) in [
-        ("with the root", format!("{lower}{upper}{root}"), &root, 3),
-        ("without the root", format!("{lower}{upper}"), &root, 3),
-        ("without the issuer", upper.clone(), &root, 3),
-        ("a bundle of two roots", format!("{lower}{upper}"), &both, 3),
+        ("with the root", format!("{lower}{upper_pem}{root_pem}"), &root_pem, 3),
+        ("without the root", format!("{lower}{upper_pem}"), &root_pem, 3),
+        ("without the issuer", upper_pem.clone(), &root_pem, 3),
+        ("a bundle of two roots", format!("{lower}{upper_pem}"), &both, 3),
     ] {
         let api = KubeApi::default();
         api.put(secret(
@@ -173,10 +173,35 @@ async fn an_issuer_that_was_plugged_in_comes_first() {
     assert_eq!(get(&api).await.unwrap().chain.len(), 1);
 
     let pem = key.serialize_pem();
+    let (mut leaf, mut over) = (issuer("leaf"), issuer("over"));
+    leaf.is_ca = IsCa::ExplicitNoCa;
+    (over.not_before, over.not_after) = (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
+    let [leaf, over] = [leaf, over].map(|params| params.signed_by(&key, &upper).unwrap().pem());
+    let (root, upper) = (root.pem(), upper.pem());
     for (what, fields, reason) in [
         (
+            "an issuer that may not issue",
+            &[
+                ("ca-cert.pem", leaf.as_str()),
+                ("ca-key.pem", &pem),
+                ("cert-chain.pem", &upper),
+                ("root-cert.pem", &root),
+            ][..],
+            "is not one of a certificate authority",
+        ),
+        (
+            "an issuer whose time is over",
+            &[
+                ("ca-cert.pem", &over),
+                ("ca-key.pem", &pem),
+                ("cert-chain.pem", &upper),
+                ("root-cert.pem", &root),
+            ],
+            "has expired",
+        ),
+        (
             "no key",
-            &[("ca-cert.pem", lower.as_str()), ("cert-chain.pem", &upper), ("root-cert.pem", &root)][..],
+            &[("ca-cert.pem", &lower), ("cert-chain.pem", &upper), ("root-cert.pem", &root)],
             "has no key \"ca-key.pem\"",
         ),
         (

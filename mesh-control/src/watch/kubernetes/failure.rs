@@ -63,7 +63,8 @@ impl Failure {
     /// says something that cannot be read.
     pub(super) fn forgets(&self) -> bool {
         match self {
-            Self::Refused(status) => matches!(status.code, 400 | 404 | 410 | 422),
+            // The client takes any JSON object that is no event for a status, then one without a code.
+            Self::Refused(status) => matches!(status.code, 0 | 400 | 404 | 410 | 422),
             Self::Client(error) => matches!(error, kube::Error::SerdeError(_)),
             Self::Endless => true,
             Self::Stopped | Self::Silent => false,

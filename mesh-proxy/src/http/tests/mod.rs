@@ -283,6 +283,31 @@ fn draining_ends_inbound_connections_and_leaves_outbound_ones() {
 }
 
 #[test]
+fn a_connection_at_rest_is_closed_some_time_after_the_drain_has_begun() {
+    run(async {
+        let mesh = Mesh::new(vec![]);
+        let mut inbound = mesh.connect(Direction::Inbound, all_to("reviews"));
+        let mut outbound = mesh.connect(Direction::Outbound, all_to("reviews"));
+        tokio::task::yield_now().await;
+        let begun = tokio::time::Instant::now();
+        let watch = |seconds| {
+            let now = begun + std::time::Duration::from_secs(seconds);
+            mesh.worker.connections.watch(mesh_common::process::Phase::Draining, None, now);
+        };
+        let open = async |client: &mut tokio::io::DuplexStream| {
+            let wait = std::time::Duration::from_millis(50);
+            tokio::time::timeout(wait, client.read(&mut [0])).await.is_err()
+        };
+        watch(0);
+        watch(4);
+        assert!(open(&mut inbound).await, "a request may be on its way");
+        watch(5);
+        assert!(!open(&mut inbound).await);
+        assert!(open(&mut outbound).await, "the application may still need it");
+    });
+}
+
+#[test]
 fn requests_that_two_readers_read_differently_are_refused() {
     run(async {
         let server = Server::start().await;

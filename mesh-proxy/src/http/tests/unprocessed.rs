@@ -101,6 +101,50 @@ fn an_application_cannot_say_it_itself() {
     });
 }
 
+/// Answers the first request of each connection, once there are `count`, and closes it at the next.
+async fn answers_once(count: u32) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server { address: listener.local_addr().unwrap(), connections: Rc::default() };
+    let counter = Rc::clone(&server.connections);
+    tokio::task::spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counter.set(counter.get() + 1);
+            let counter = Rc::clone(&counter);
+            tokio::task::spawn_local(async move {
+                let mut seen = [0; 4096];
+                assert!(stream.read(&mut seen).await.unwrap() > 0);
+                eventually("all connections are there", || counter.get() >= count).await;
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                _ = stream.read(&mut seen).await.unwrap_or_default();
+            });
+        }
+    });
+    server
+}
+
+#[test]
+fn connections_that_end_when_they_are_used_again_are_replaced_by_a_new_one() {
+    run(async {
+        // More than there are attempts.
+        let server = answers_once(4).await;
+        let mesh = Mesh::new(vec![cluster("app", UpstreamHttp::AsDownstream, &[server.address])]);
+        let get = async || {
+            let mut client = connect(&mesh, Direction::Outbound, None);
+            client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let (a, b, c, d) = tokio::join!(get(), get(), get(), get());
+        for answer in [a, b, c, d] {
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        let answer = get().await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(server.connections.get(), 5);
+    });
+}
+
 /// A listener whose applications never take a connection, and that goes away with all that came.
 #[test]
 fn a_get_that_nobody_read_may_be_sent_again() {

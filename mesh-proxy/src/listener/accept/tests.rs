@@ -87,6 +87,51 @@ async fn draining_closes_inbound_and_keeps_outbound() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn new_connections_are_taken_while_others_hear_of_the_drain() {
+    let propagation = Duration::from_secs(5);
+    let listeners = Listeners::bind(&Options { propagation, ..options(1) }).unwrap();
+    let to = listeners.addresses().inbound[0];
+    let (acceptor, _queues) = listeners.split(1);
+    let (trigger, guard) = drain();
+    let acceptor = tokio::spawn(acceptor.run(guard));
+    trigger.start();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(tokio::net::TcpStream::connect(to).await.is_ok(), "somebody may not know yet");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(tokio::net::TcpStream::connect(to).await.is_err());
+    acceptor.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_waits_until_the_application_is_silent() {
+    let linger = Duration::from_secs(2);
+    for connected in [false, true] {
+        let listeners = Listeners::bind(&Options { linger, ..options(0) }).unwrap();
+        let to = listeners.addresses().outbound.unwrap();
+        let (acceptor, mut queues) = listeners.split(1);
+        let (trigger, guard) = drain();
+        let acceptor = tokio::spawn(acceptor.run(guard));
+        let client = tokio::net::TcpStream::connect(to).await.unwrap();
+        let held = queues[0].queue.recv().await.unwrap();
+        let held = Some(held).filter(|_| connected);
+        // That it was silent before counts for nothing.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let begun = Instant::now();
+        let ending = tokio::spawn(trigger.drain(Duration::from_secs(60)));
+        if connected {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            assert!(!ending.is_finished(), "it has a connection");
+        }
+        let silent = begun.elapsed();
+        drop((held, client));
+        assert!(ending.await.unwrap());
+        let lingered = begun.elapsed() - silent;
+        assert!(lingered + LOOK >= linger && lingered < linger * 2, "connected: {connected}, {lingered:?}");
+        acceptor.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_that_was_accepted_is_handed_over_and_holds_the_drain_up() {
     let listeners = Listeners::bind(&Options { outbound: None, ..options(1) }).unwrap();
     let to = listeners.addresses().inbound[0];

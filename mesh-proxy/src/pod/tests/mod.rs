@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::telemetry::Telemetry;
 
+mod commands;
 mod grpc;
 mod metrics;
 
@@ -216,6 +217,24 @@ async fn a_probe_that_leads_back_is_refused() {
     assert!(reach.dial(Some("localhost"), pod.addresses[1].1.port()).await.is_ok());
 }
 
+/// The rules of capture know what the proxy asks of its own pod by where it comes from.
+#[tokio::test]
+async fn a_captured_application_is_asked_from_the_proxys_own_address() {
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for (captured, host, source) in [
+        (true, None, "127.0.0.6"),
+        (false, None, "127.0.0.1"),
+        // Another pod's address, as far as this one knows.
+        (true, Some("127.0.0.2"), "127.0.0.1"),
+    ] {
+        let reach = Reach { pod_ip: "127.0.0.1".parse().unwrap(), captured, own_port: 1 };
+        let _stream = reach.dial(host, port).await.unwrap();
+        let (_, peer) = listener.accept().await.unwrap();
+        assert_eq!(peer.ip().to_string(), source, "captured: {captured}, {host:?}");
+    }
+}
+
 #[tokio::test]
 async fn https_probes_ask_for_no_certificate_that_anybody_knows() {
     let authority = Authority::new("nobody").unwrap();
@@ -260,6 +279,7 @@ async fn readiness_is_kept_until_the_drain() {
         for port in [Port::Status, Port::Ready] {
             let page = pod.get(port, "/healthz/ready", "").await;
             assert!(page.0 == Some(expected) && page.1.contains(words), "{port:?}: {page:?}");
+            assert!(page.1.contains("connection: close"), "{page:?}");
         }
     };
     ready(&pod, 503, "waiting for: certificate").await;
@@ -287,8 +307,24 @@ async fn whoever_says_nothing_is_closed_and_leaves_others_their_place() {
     held.unwrap().ok();
     assert!(started.elapsed() > Duration::from_secs(3), "it has some time");
     assert_eq!(pod.get(Port::Ready, "/healthz/ready", "").await.0, Some(200));
-    let endless = format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", "x".repeat(1 << 20));
+    let endless = format!("GET /healthz/ready HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "x".repeat(1 << 20));
     assert!(!raw(to, &endless).await.contains(" 200 "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_control_plane_said_of_roots_counts_alone() {
+    let readiness = Readiness::default();
+    let _missing = readiness.condition("certificate");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("root.pem");
+    std::fs::write(&path, Authority::new("old").unwrap().root_pem()).unwrap();
+    let (tls, status) = (crate::tls::TlsContext::new(), crate::xds::XdsStatus::default());
+    let late = LateBundle { path, tls: tls.clone() };
+    status.received(mesh_common::xds::ResourceType::Secret, 1, None);
+    let waiting = tokio::spawn(until_ready(readiness, "control:15012".into(), status, Some(late)));
+    tokio::time::sleep(Duration::from_secs(65)).await;
+    assert!(!waiting.is_finished() && tls.bundle().is_none());
+    waiting.abort();
 }
 
 #[tokio::test(start_paused = true)]

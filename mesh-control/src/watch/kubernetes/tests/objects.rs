@@ -91,9 +91,16 @@ fn nothing_is_kept_that_nobody_reads() {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": "p", "namespace": "shop", "uid": "u", "labels": { "app": "p" } },
-        "spec": { "serviceAccountName": "p", "nodeName": "n" }, "status": { "phase": "Running", "podIP": "10.0.0.1" },
+        "spec": {
+            "serviceAccountName": "p", "nodeName": "n",
+            "initContainers": [{ "name": "mesh-redirect", "args": ["redirect", "--exclude-inbound-ports=22"] }],
+        },
+        "status": { "phase": "Running", "podIP": "10.0.0.1" },
     });
-    let Event::Apply(_, Object::Pod(kept)) = event(&dressed(&pod)) else { panic!("not applied") };
+    let mut given = pod.clone();
+    given["spec"]["initContainers"][0]["env"] = json!([{ "name": "A", "value": "x" }]);
+    given["spec"]["initContainers"].as_array_mut().unwrap().push(json!({ "name": "setup", "image": "x" }));
+    let Event::Apply(_, Object::Pod(kept)) = event(&dressed(&given)) else { panic!("not applied") };
     let mut expected = pod.clone();
     // Its type always writes this one.
     expected["spec"]["containers"] = json!([]);
@@ -110,6 +117,17 @@ fn nothing_is_kept_that_nobody_reads() {
         "metadata": { "name": "n", "labels": { "topology.kubernetes.io/zone": "z" } },
     });
     assert_eq!(serde_json::to_value(&*kept).unwrap(), expected);
+}
+
+#[test]
+fn the_addresses_of_a_load_balancer_are_kept() {
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "s", "namespace": "shop" },
+        "spec": { "type": "LoadBalancer", "clusterIP": "10.96.0.1", "ports": [{ "port": 80 }] },
+        "status": { "loadBalancer": { "ingress": [{ "ip": "192.0.2.7" }] } },
+    });
+    let Event::Apply(_, Object::Service(kept)) = event(&dressed(&service)) else { panic!("not applied") };
+    assert_eq!(serde_json::to_value(&*kept).unwrap(), service);
 }
 
 /// A kind of Kubernetes' own with a value that no version of it has is refused by its name; its neighbours are not.

@@ -127,6 +127,25 @@ async fn a_policy_that_is_not_understood_closes_or_keeps_its_last_good_form() {
     assert_eq!(cluster.errors(), [""; 0]);
 }
 
+/// What is wrong with an object is told for as long as the object is there.
+#[tokio::test(start_paused = true)]
+async fn whoever_vanished_while_nobody_looked_is_not_blamed_any_more() {
+    let mut bad = policy("p", "STRICT");
+    bad["spec"]["mtls"]["grade"] = json!("high");
+    let api = KubeApi::default();
+    api.put(bad);
+    let cluster = Cluster::start(&api).await;
+    assert_eq!(cluster.errors().len(), 1);
+    api.set_unreachable(true);
+    api.hang_up();
+    sleep(Duration::from_secs(1)).await;
+    api.remove("peerauthentications", "shop", "p");
+    api.forget_history();
+    api.set_unreachable(false);
+    cluster.until("the next list", |cluster| cluster.policies().is_empty()).await;
+    assert_eq!(cluster.errors(), [""; 0]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn settings_come_from_their_config_map_only() {
     let outbound = |cluster: &Cluster| cluster.model.read().settings().outbound;

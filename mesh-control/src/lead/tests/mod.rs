@@ -14,6 +14,8 @@ use crate::model::store::Mesh;
 use crate::model::{OutboundTrafficPolicy, Settings};
 use mesh_test::kube_api::KubeApi;
 
+mod meanwhile;
+
 const BUNDLE: &str = "-----BEGIN CERTIFICATE-----\nroots\n-----END CERTIFICATE-----\n";
 
 /// A replica that takes part.
