@@ -2,7 +2,9 @@
 
 pub mod ca;
 pub mod capture;
+pub mod error;
 pub mod identity;
+pub mod last_words;
 pub mod listen;
 pub mod options;
 pub mod process;

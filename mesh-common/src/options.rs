@@ -50,6 +50,26 @@ pub fn kubernetes_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// Where mesh-control is: a host and a port.
+///
+/// # Errors
+/// With a sentence for the user when it is not written so.
+pub fn host_port(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    if host.is_empty() || port.parse::<u16>().is_err() {
+        return Err("write it as HOST:PORT, such as mesh-control.mesh-system.svc:15012".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A name as it stands in a certificate.
+///
+/// # Errors
+/// With a sentence for the user when it is none.
+pub fn dns_name(text: &str) -> Result<String, String> {
+    if is_kubernetes_name(text) { Ok(text.to_owned()) } else { Err("it is not a DNS name".to_owned()) }
+}
+
 /// Parses `90s`, `5m`, `24h`, `250ms`, or a sum such as `1h30m`.
 ///
 /// # Errors

@@ -1,9 +1,10 @@
 //! What an answer of the API server means that is not a success: whose fault it is, whether a retry helps, what the
 //! operator can do. It must never call a refusal a success, nor the other way round.
 
-use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
+
+use mesh_common::error::in_full;
 
 /// What was asked of the API server, in RBAC's words.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +94,7 @@ impl Fault {
 
     /// What an error of the client means.
     pub fn of(asked: Asked<'_>, error: &kube::Error) -> Self {
-        let kube::Error::Api(status) = error else { return Self::Unavailable(chain(error)) };
+        let kube::Error::Api(status) = error else { return Self::Unavailable(shortened(&in_full(error))) };
         let message = shortened(&status.message);
         let terminating = |details: &kube::core::response::StatusDetails| {
             details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
@@ -129,20 +130,6 @@ pub async fn ask<T>(
             Err(Fault::Unavailable(format!("no answer to \"{asked}\" within {} s", patience.as_secs())))
         }
     }
-}
-
-/// An error with what caused it: the client's own words hide the reason.
-fn chain(error: &kube::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    shortened(&text)
 }
 
 /// At most 512 bytes of a text that somebody else wrote.

@@ -5,21 +5,23 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
+use mesh_common::last_words::{fail, usage};
 use mesh_common::{process, telemetry};
 use mesh_control::app::App;
 use mesh_control::options::Options;
 
+const PROGRAM: &str = "mesh-control";
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = match Options::try_parse() {
         Ok(options) => options,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(PROGRAM, "mesh-control --help", &error),
     };
     match Box::pin(run(options)).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("{error:#}")),
+        Err(error) => fail(PROGRAM, &format!("{error:#}")),
     }
 }
 
@@ -39,18 +41,4 @@ async fn run(options: Options) -> anyhow::Result<()> {
         tracing::warn!("some streams did not end in time");
     }
     Ok(())
-}
-
-/// Help and version are answers, not errors.
-fn usage(error: &clap::Error) -> ExitCode {
-    if error.use_stderr() {
-        return fail(&mesh_common::options::sentence(error, "mesh-control --help"));
-    }
-    error.print().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
-}
-
-#[allow(clippy::print_stderr)] // the last word of the process; logging may not be set up
-fn fail(sentence: &str) -> ExitCode {
-    eprintln!("mesh-control: {sentence}");
-    ExitCode::FAILURE
 }

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use mesh_common::options::{LogOptions, duration, kubernetes_name};
-use mesh_common::spiffe::is_kubernetes_name;
+use mesh_common::options::{LogOptions, dns_name, duration, host_port, kubernetes_name};
 
 /// The mutating webhook: puts the mesh's proxy into pods.
 #[derive(Debug, Clone, Parser)]
@@ -48,18 +47,6 @@ pub struct Options {
     /// How to log.
     #[command(flatten)]
     pub log: LogOptions,
-}
-
-fn host_port(text: &str) -> Result<String, String> {
-    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-    if host.is_empty() || port.parse::<u16>().is_err() {
-        return Err("write it as HOST:PORT, such as mesh-control.mesh-system.svc:15012".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
-fn dns_name(text: &str) -> Result<String, String> {
-    if is_kubernetes_name(text) { Ok(text.to_owned()) } else { Err("it is not a DNS name".to_owned()) }
 }
 
 #[cfg(test)]

@@ -4,11 +4,14 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
+use mesh_common::last_words::fail;
 use mesh_common::telemetry::log;
 use mesh_proxy::app;
 use mesh_proxy::options::{CertificateOptions, Command, Options, RunOptions, sentence};
 use mesh_proxy::pod::command;
 use mesh_proxy::{identity, redirect};
+
+const PROGRAM: &str = "mesh-proxy";
 
 // Idle it costs under a megabyte more than the system's; under load it keeps threads apart and memory whole.
 #[global_allocator]
@@ -28,7 +31,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("{error:#}")),
+        Err(error) => fail(PROGRAM, &format!("{error:#}")),
     }
 }
 
@@ -56,12 +59,6 @@ fn usage(error: &clap::Error) -> ExitCode {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             error.print().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
         }
-        _ => fail(&sentence(error)),
+        _ => fail(PROGRAM, &sentence(error)),
     }
-}
-
-#[allow(clippy::print_stderr)] // the last word of the process; logging may not be set up
-fn fail(sentence: &str) -> ExitCode {
-    eprintln!("mesh-proxy: {sentence}");
-    ExitCode::FAILURE
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use mesh_common::options::{LogOptions, duration, kubernetes_name};
-use mesh_common::spiffe::{InvalidSpiffeId, SpiffeId, is_kubernetes_name, is_trust_domain};
+use mesh_common::options::{LogOptions, dns_name, duration, host_port, kubernetes_name};
+use mesh_common::spiffe::{InvalidSpiffeId, SpiffeId, is_trust_domain};
 
 use crate::listener::InboundPort;
 use crate::pod::{AppMetrics, AppProbes};
@@ -231,18 +231,6 @@ pub fn sentence(error: &clap::Error) -> String {
             .to_owned();
     }
     mesh_common::options::sentence(error, "mesh-proxy run --help")
-}
-
-fn host_port(text: &str) -> Result<String, String> {
-    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-    if host.is_empty() || port.parse::<u16>().is_err() {
-        return Err("write it as HOST:PORT, such as mesh-control.mesh-system.svc:15012".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
-fn dns_name(text: &str) -> Result<String, String> {
-    if is_kubernetes_name(text) { Ok(text.to_owned()) } else { Err("it is not a DNS name".to_owned()) }
 }
 
 fn trust_domain(text: &str) -> Result<String, String> {

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::error::in_full;
 use crate::trust::{TrustBundle, provider};
 
 /// Limit for TCP, TLS and HTTP/2 together.
@@ -181,19 +182,4 @@ pub async fn channel(dial: Dial) -> Result<(Channel, Option<String>), ConnectErr
         Ok(result) => result,
         Err(_) => Err(ConnectError::Transport(format!("no connection within {CONNECT_TIMEOUT:?}"))),
     }
-}
-
-/// An error with everything that caused it.
-pub fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -1,7 +1,7 @@
 //! The way to the control plane, with this proxy's errors. All of it is [`mesh_common::identity::connect`].
 
 pub use mesh_common::identity::connect::{
-    ConnectError, ControlAddress, ControlIo, ControlTls, Dial, Dialled, Dialling, channel, in_full,
+    ConnectError, ControlAddress, ControlIo, ControlTls, Dial, Dialled, Dialling, channel,
 };
 
 use crate::tls::TlsError;

@@ -19,23 +19,17 @@ use super::super::root::Authority;
 use super::super::serve::CertificateService;
 use crate::api::Object;
 use crate::ingest::{Event, ingest};
+use crate::model::Settings;
 use crate::model::store::{Mesh, SharedModel};
-use crate::model::{OutboundTrafficPolicy, Settings};
 use crate::serve::metrics::Metrics;
 use crate::serve::tls::PeerInfo;
 
 fn settings() -> Settings {
     Settings {
-        trust_domain: "cluster.local".to_owned(),
-        domain: "cluster.local".to_owned(),
-        cluster: "Kubernetes".to_owned(),
-        network: String::new(),
         root_namespace: "infra".to_owned(),
-        outbound: OutboundTrafficPolicy::AllowAny,
-        access_log: None,
         detection_timeout_ms: 100,
-        connect_timeout_ms: 10_000,
         standalone: false,
+        ..crate::ingest::tests::settings()
     }
 }
 

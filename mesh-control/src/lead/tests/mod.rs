@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::api::Object;
 use crate::ingest::{Event, ingest};
+use crate::model::Settings;
 use crate::model::store::Mesh;
-use crate::model::{OutboundTrafficPolicy, Settings};
 use mesh_test::kube_api::KubeApi;
 
 mod meanwhile;
@@ -66,18 +66,7 @@ impl Replica {
 }
 
 fn settings() -> Settings {
-    Settings {
-        trust_domain: "cluster.local".to_owned(),
-        domain: "cluster.local".to_owned(),
-        cluster: "Kubernetes".to_owned(),
-        network: String::new(),
-        root_namespace: "mesh-system".to_owned(),
-        outbound: OutboundTrafficPolicy::AllowAny,
-        access_log: None,
-        detection_timeout_ms: 100,
-        connect_timeout_ms: 10_000,
-        standalone: false,
-    }
+    Settings { detection_timeout_ms: 100, standalone: false, ..crate::ingest::tests::settings() }
 }
 
 /// Looks again until something holds, for so many seconds of the paused clock.

@@ -15,7 +15,7 @@ pub(super) enum Failure {
     #[error("the API server answered {} {}: {}", .0.code, .0.reason, .0.message)]
     Refused(Box<Status>),
     /// The API server could not be asked, or its answer not be read.
-    #[error("{}", chain(.0))]
+    #[error("{}", mesh_common::error::in_full(.0))]
     Client(#[source] kube::Error),
     /// Nothing came for longer than the server lets a watch live.
     #[error("the API server was silent for too long")]
@@ -90,19 +90,6 @@ impl Failure {
         truncate(&mut reason, 500);
         format!("{reason}; {remedy}")
     }
-}
-
-/// An error and what caused it.
-fn chain(error: &kube::Error) -> String {
-    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    let mut text = error.to_string();
-    for cause in causes.map(ToString::to_string) {
-        // Some say their cause themselves.
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
 }
 
 fn truncate(text: &mut String, length: usize) {
