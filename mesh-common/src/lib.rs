@@ -6,6 +6,7 @@ pub mod error;
 pub mod identity;
 pub mod last_words;
 pub mod listen;
+pub mod maker;
 pub mod options;
 pub mod process;
 pub mod spiffe;

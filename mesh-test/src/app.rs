@@ -12,6 +12,9 @@ use crate::server::Echo;
 /// Where the program is in its image.
 pub const PATH: &str = "/mesh-test-app";
 
+/// The first line of what runs until its standard input ends: from now on it does its work.
+pub const BEGUN: &str = "begun";
+
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {

@@ -3,16 +3,17 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::future::join;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, AttachParams, AttachedProcess, DynamicObject, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{GroupVersionKind, TypeMeta};
 use kube::{Client, Config};
+use mesh_test::app;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
 /// Who applies what the tests apply.
 const MANAGER: &str = "mesh-e2e";
@@ -27,6 +28,7 @@ pub(super) struct Cluster {
 /// A program that runs in a pod.
 pub(super) struct Running {
     process: AttachedProcess,
+    output: BufReader<Box<dyn AsyncRead + Send + Unpin>>,
     what: String,
 }
 
@@ -100,8 +102,10 @@ impl Cluster {
         let parameters =
             AttachParams::default().container(container).stdin(true).max_stdout_buf_size(1 << 20);
         let pods = self.in_namespace::<Pod>(namespace);
-        let process = pods.exec(pod, command.to_vec(), &parameters).await.with_context(|| what.clone())?;
-        Ok(Running { process, what })
+        let mut process =
+            pods.exec(pod, command.to_vec(), &parameters).await.with_context(|| what.clone())?;
+        let output = process.stdout().context("the API gives no output")?;
+        Ok(Running { process, output: BufReader::new(Box::new(output)), what })
     }
 
     /// Runs a program in a container to its end, and gives what it printed.
@@ -114,6 +118,21 @@ impl Cluster {
 }
 
 impl Running {
+    /// Waits until it says that it has begun. What it is to see or to outlive must not come before.
+    ///
+    /// # Errors
+    /// When it ends first; with what it said.
+    pub(super) async fn begun(mut self) -> Result<Self> {
+        let mut line = String::new();
+        self.output.read_line(&mut line).await?;
+        if line.trim() == app::BEGUN {
+            return Ok(self);
+        }
+        let what = self.what.clone();
+        self.end().await?;
+        bail!("{what} did not say that it has begun, but {line:?}")
+    }
+
     /// Ends its standard input, waits for it, and gives what it printed.
     ///
     /// # Errors
@@ -123,7 +142,7 @@ impl Running {
             input.shutdown().await?;
         }
         let status = self.process.take_status().context("the API tells no status")?;
-        let (output, error) = join(all(self.process.stdout()), all(self.process.stderr())).await;
+        let (output, error) = join(all(Some(self.output)), all(self.process.stderr())).await;
         let status = status.await.with_context(|| format!("{} was cut off", self.what))?;
         ensure!(
             status.status.as_deref() == Some("Success"),

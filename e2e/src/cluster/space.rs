@@ -366,17 +366,16 @@ impl Client {
     /// # Errors
     /// When it does not start.
     pub(super) async fn load(&self, url: &str, rate: u32) -> Result<Running> {
-        let rate = rate.to_string();
-        self.space.cluster.start(self.place(), &[app::PATH, "load", url, "--rate", &rate]).await
+        self.start(&["load", url, &format!("--rate={rate}")]).await
     }
 
-    /// Any program of the image with these arguments, to be ended later.
+    /// A program of the image that runs until it is told to end; it has begun when this returns.
     ///
     /// # Errors
-    /// When it does not start.
+    /// When it does not begin.
     pub(super) async fn start(&self, arguments: &[&str]) -> Result<Running> {
         let command: Vec<&str> = [app::PATH].iter().chain(arguments).copied().collect();
-        self.space.cluster.start(self.place(), &command).await
+        self.space.cluster.start(self.place(), &command).await?.begun().await
     }
 
     /// A page of the proxy's admin port.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use mesh_common::capture::{EXCLUDE_INBOUND_PORTS, PortRange, REDIRECT_CONTAINER};
+use mesh_common::maker::Maker;
 use mesh_common::xds::names::TLS_MODE_LABEL;
 
 use super::invalid;
@@ -73,7 +74,7 @@ fn uncaptured(init: &[core::Container]) -> Vec<PortRange> {
     lists.flat_map(|list| list.split(',')).filter_map(|ports| ports.parse().ok()).collect()
 }
 
-/// Who keeps the pod alive, as people know it: the Deployment, not its ReplicaSet; the CronJob, not its Job.
+/// Who keeps the pod alive.
 fn owner(
     pod: &str,
     owners: Option<&[OwnerReference]>,
@@ -83,22 +84,13 @@ fn owner(
     let Some(owner) = owners.find(|owner| owner.controller == Some(true)) else {
         return (pod.to_owned(), WorkloadKind::Pod);
     };
-    let name = owner.name.clone();
-    match owner.kind.as_str() {
-        "ReplicaSet" => {
-            let hash = labels.get("pod-template-hash").map(|hash| format!("-{hash}"));
-            let deployment = hash.and_then(|hash| name.strip_suffix(&hash).map(str::to_owned));
-            (deployment.unwrap_or(name), WorkloadKind::Deployment)
-        }
-        "Job" => match name.rsplit_once('-') {
-            // The CronJob controller appends the minute of the run.
-            Some((cron, run)) if (8..=10).contains(&run.len()) && run.bytes().all(|b| b.is_ascii_digit()) => {
-                (cron.to_owned(), WorkloadKind::CronJob)
-            }
-            _ => (name, WorkloadKind::Job),
-        },
-        _ => (name, WorkloadKind::Deployment),
-    }
+    let maker = Maker::of(&owner.kind, &owner.name, labels.get("pod-template-hash").map(String::as_str));
+    let kind = match maker {
+        Maker::Workload(_) => WorkloadKind::Deployment,
+        Maker::CronJob(_) => WorkloadKind::CronJob,
+        Maker::Job(_) => WorkloadKind::Job,
+    };
+    (maker.name().to_owned(), kind)
 }
 
 #[cfg(test)]
@@ -131,11 +123,8 @@ mod tests {
         let labels = [("pod-template-hash".to_owned(), "abc12".to_owned())].into();
         let cases = [
             ("ReplicaSet", "reviews-v1-abc12", "reviews-v1", WorkloadKind::Deployment),
-            ("ReplicaSet", "standalone", "standalone", WorkloadKind::Deployment),
-            ("StatefulSet", "db", "db", WorkloadKind::Deployment),
             ("Job", "once", "once", WorkloadKind::Job),
             ("Job", "backup-28371234", "backup", WorkloadKind::CronJob),
-            ("Job", "backup-v2", "backup-v2", WorkloadKind::Job),
         ];
         for (kind, name, expected, expected_kind) in cases {
             let reference = OwnerReference {

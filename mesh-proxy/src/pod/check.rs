@@ -12,11 +12,12 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use mesh_common::error::in_full;
 use prost::Message as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::exchange::{Answer, exchange, in_full, text};
+use super::exchange::{Answer, exchange, text};
 use super::redirect::{self, Next};
 use super::spec::{Handler, HttpGet, Probe};
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use clap::{Args, Parser};
 use http::{Request, Uri};
 use http_body_util::Full;
-use mesh_test::app::{Answer, Heard, Seen, Tally, millis};
+use mesh_test::app::{Answer, BEGUN, Heard, Seen, Tally, millis};
 use mesh_test::client::{Dialer, Http2Client, HttpClient};
 use mesh_test::load::{self, End, Load};
 use mesh_test::server::Server;
@@ -238,7 +238,11 @@ async fn hear_ends(port: Option<u16>, load: &Load, ends: &mut Vec<End>) -> Resul
     }
 }
 
+/// Says that the work has begun, and waits for the end of standard input.
 async fn end_of_input() {
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "{BEGUN}").and_then(|()| output.flush()).unwrap_or_default();
+    drop(output);
     let read = || std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
     tokio::task::spawn_blocking(read).await.map(drop).unwrap_or_default();
 }

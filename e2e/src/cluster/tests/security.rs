@@ -41,7 +41,6 @@ async fn sniffed(space: &Space) -> Result<(usize, Seen)> {
     space.ready("sniffer").await?;
     let capture = space.at("sniffer").start(&["sniff", &address, MARKER]).await?;
     let url = format!("http://orders/{MARKER}");
-    // The capture begins some time after its start: until then nothing counts.
     client.send(&url, 200).await?.no_failure()?;
     let seen: Seen = capture.end_with().await?;
     Ok((seen.markers.get(MARKER).copied().unwrap_or_default(), seen))

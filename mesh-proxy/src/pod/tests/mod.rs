@@ -137,7 +137,9 @@ fn ok(body: &str) -> String {
 #[tokio::test]
 async fn probes_are_carried_out_as_kubelet_does() {
     let moved = |to: &str| format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
-    let (to, _task) = app(vec![
+    const HOPS: [&str; 12] = ["/0", "/1", "/2", "/3", "/4", "/5", "/6", "/7", "/8", "/9", "/10", "/good?x=1"];
+    let mut answers: Vec<_> = HOPS.windows(2).map(|hop| (hop[0], moved(hop[1]))).collect();
+    answers.extend([
         ("/good?x=1", ok("")),
         ("/bad", "HTTP/1.1 500 Oh\r\ncontent-length: 5\r\n\r\nwrong".into()),
         ("/304", "HTTP/1.1 304 No\r\n\r\n".into()),
@@ -148,15 +150,15 @@ async fn probes_are_carried_out_as_kubelet_does() {
         ("/silent", String::new()),
         ("/headers", "HTTP/1.1 500 SEEN\r\ncontent-length: 0\r\n\r\n".into()),
         ("/echo", "HTTP/1.1 500 Oh\r\nconnection: close\r\n\r\nSEEN".into()),
-    ])
-    .await;
+    ]);
+    let (to, _task) = app(answers).await;
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let port = to.port();
     let http = |name: &str, path: &str| {
         format!(r#""/app-health/a/{name}":{{"httpGet":{{"path":"{path}","port":{port}}}}},"#)
     };
     let probes = format!(
-        r#"{{{}{}{}{}{}{}{}{}
+        r#"{{{}{}{}{}{}{}{}{}{}{}
         "/app-health/a/echo":{{"httpGet":{{"path":"/echo","port":{port},"httpHeaders":
             [{{"name":"Host","value":"shop.example"}},{{"name":"X-A","value":"b"}}]}}}},
         "/app-health/a/refused":{{"httpGet":{{"port":{gone}}}}},
@@ -171,6 +173,8 @@ async fn probes_are_carried_out_as_kubelet_does() {
         http("moved-bad", "/moved-bad"),
         http("away", "/away"),
         http("round", "/round"),
+        http("ten", "/1"),
+        http("eleven", "/0"),
         http("silent", "/silent"),
     );
     let pod = Pod::start(&probes, None);
@@ -183,6 +187,8 @@ async fn probes_are_carried_out_as_kubelet_does() {
         ("health/a/moved-bad", Some(503), "status 500"),
         ("health/a/away", Some(200), "passed"),
         ("health/a/round", Some(503), "more than 10 redirects"),
+        ("health/a/ten", Some(200), "passed"),
+        ("health/a/eleven", Some(503), "more than 10 redirects"),
         ("health/a/silent", Some(503), "no answer within 1s"),
         ("health/a/echo", Some(503), "|host: shop.example|"),
         ("health/a/echo", Some(503), "|x-a: b|"),
