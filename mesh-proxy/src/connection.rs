@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
 use crate::telemetry::Security;
+use crate::tls::ReadAhead;
 
 /// Which way a connection goes, seen from the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +83,8 @@ pub struct Io(Prefixed<Stream>);
 enum Stream {
     Tcp(TcpStream),
     // TLS sessions are large; they are boxed so that plain connections stay small.
-    Server(Box<server::TlsStream<Prefixed<TcpStream>>>),
-    Client(Box<client::TlsStream<TcpStream>>),
+    Server(Box<server::TlsStream<ReadAhead<Prefixed<TcpStream>>>>),
+    Client(Box<client::TlsStream<ReadAhead<TcpStream>>>),
     #[cfg(test)]
     Memory(tokio::io::DuplexStream),
 }
@@ -103,8 +104,8 @@ impl Io {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match &self.0.inner {
             Stream::Tcp(stream) => Some(stream),
-            Stream::Server(tls) => Some(&tls.get_ref().0.inner),
-            Stream::Client(tls) => Some(tls.get_ref().0),
+            Stream::Server(tls) => Some(&tls.get_ref().0.get_ref().inner),
+            Stream::Client(tls) => Some(tls.get_ref().0.get_ref()),
             #[cfg(test)]
             Stream::Memory(_) => None,
         }
@@ -142,14 +143,14 @@ impl From<Prefixed<TcpStream>> for Io {
     }
 }
 
-impl From<server::TlsStream<Prefixed<TcpStream>>> for Io {
-    fn from(stream: server::TlsStream<Prefixed<TcpStream>>) -> Self {
+impl From<server::TlsStream<ReadAhead<Prefixed<TcpStream>>>> for Io {
+    fn from(stream: server::TlsStream<ReadAhead<Prefixed<TcpStream>>>) -> Self {
         Self(Stream::Server(Box::new(stream)).into())
     }
 }
 
-impl From<client::TlsStream<TcpStream>> for Io {
-    fn from(stream: client::TlsStream<TcpStream>) -> Self {
+impl From<client::TlsStream<ReadAhead<TcpStream>>> for Io {
+    fn from(stream: client::TlsStream<ReadAhead<TcpStream>>) -> Self {
         Self(Stream::Client(Box::new(stream)).into())
     }
 }

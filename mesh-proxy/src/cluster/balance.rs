@@ -8,7 +8,7 @@ use rand::Rng;
 use super::EndpointState;
 
 /// The endpoint for a request, not one of `excluded`.
-pub(crate) fn pick(
+pub fn pick(
     endpoints: &[Rc<EndpointState>],
     excluded: &[Rc<EndpointState>],
     random: &mut impl Rng,

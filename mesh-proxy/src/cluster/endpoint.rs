@@ -21,7 +21,7 @@ pub(super) fn key(endpoint: &Endpoint) -> Key {
 }
 
 /// One endpoint.
-pub(crate) struct EndpointState {
+pub struct EndpointState {
     /// As it was when it was first seen; health and weight may have changed since.
     pub(crate) endpoint: Arc<Endpoint>,
     /// HTTP/1.1 connections.
@@ -39,7 +39,7 @@ pub(crate) struct InFlight(Rc<EndpointState>);
 
 impl EndpointState {
     /// An endpoint without connections.
-    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
+    pub fn new(endpoint: Arc<Endpoint>) -> Self {
         Self {
             weight: Cell::new(endpoint.weight.max(1)),
             endpoint,

@@ -22,8 +22,9 @@ use crate::http::record::SeriesCache;
 use crate::telemetry::ResponseFlags;
 use crate::worker::Worker;
 
-pub(crate) use balance::pick;
-pub(crate) use endpoint::{EndpointState, InFlight};
+pub use balance::pick;
+pub use endpoint::EndpointState;
+pub(crate) use endpoint::InFlight;
 
 /// Connections under mutual TLS are replaced after this time, so that each follows a renewed certificate.
 const MAX_AGE: Duration = Duration::from_secs(3600);

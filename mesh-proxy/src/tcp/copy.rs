@@ -163,6 +163,8 @@ struct Half {
     buffer: Vec<u8>,
     /// What was read and not yet written.
     pending: std::ops::Range<usize>,
+    /// Why the reader broke, told once what came before it is written.
+    broken: Option<io::Error>,
     unflushed: bool,
     ended: bool,
     done: bool,
@@ -197,7 +199,7 @@ impl Half {
         }
         loop {
             if self.pending.is_empty() && !self.ended {
-                match self.read(cx, reader) {
+                match self.fill(cx, reader) {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Reading(error))),
                     Poll::Pending => {
@@ -228,17 +230,33 @@ impl Half {
         }
     }
 
-    fn read(&mut self, cx: &mut Context<'_>, reader: &mut (impl AsyncRead + Unpin)) -> Poll<io::Result<()>> {
-        let was_full = !self.buffer.is_empty() && self.pending.end == self.buffer.len();
-        if was_full || self.buffer.is_empty() {
+    /// Reads what is there, up to a buffer full: TLS gives a record at a time, and what was read together is written
+    /// together. Ready when something was read or the reader has ended.
+    fn fill(&mut self, cx: &mut Context<'_>, reader: &mut (impl AsyncRead + Unpin)) -> Poll<io::Result<()>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Err(error));
+        }
+        let was_full = self.pending.end == self.buffer.len();
+        self.pending = 0..0;
+        if was_full {
             let bigger = SIZES.into_iter().find(|&size| size > self.buffer.len());
             self.buffer.resize(bigger.unwrap_or(self.buffer.len()), 0);
-            self.pending = 0..0; // the size is looked at once for each full read
         }
-        let mut buffer = ReadBuf::new(&mut self.buffer);
-        ready!(Pin::new(reader).poll_read(cx, &mut buffer))?;
-        self.pending = 0..buffer.filled().len();
-        self.ended = self.pending.is_empty();
+        while self.pending.end < self.buffer.len() && !self.ended {
+            let mut rest = ReadBuf::new(&mut self.buffer[self.pending.end..]);
+            match Pin::new(&mut *reader).poll_read(cx, &mut rest) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Pending if !self.pending.is_empty() => break,
+                Poll::Ready(Err(error)) if !self.pending.is_empty() => {
+                    self.broken = Some(error);
+                    break;
+                }
+                other => return other,
+            }
+            let read = rest.filled().len();
+            self.ended = read == 0;
+            self.pending.end += read;
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -339,6 +357,38 @@ mod tests {
         assert_eq!(end.flags(), ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, "{end:?}");
     }
 
+    /// A reader with a story: each step is one read.
+    struct Told(Vec<io::Result<&'static [u8]>>);
+
+    impl AsyncRead for Told {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.0.is_empty() {
+                return Poll::Pending;
+            }
+            self.0.remove(0).map(|bytes| buf.put_slice(bytes)).into()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_read_together_is_written_together() {
+        let (mut near, mut far) = duplex(4096);
+        let broken = || io::Error::from(io::ErrorKind::ConnectionReset);
+        let mut reader = Told(vec![Ok(b"one "), Ok(b"two "), Err(broken()), Ok(b"never")]);
+        let mut half = Half::default();
+        let writes = std::cell::Cell::new(0);
+        let moved = poll_fn(|cx| half.poll(cx, &mut reader, &mut near, |_| writes.set(writes.get() + 1)));
+        // A reset is told once by the kernel: it is not forgotten while what came before is passed on.
+        assert!(matches!(moved.await, Err(Broken::Reading(error)) if error.kind() == broken().kind()));
+        drop(near);
+        let mut seen = String::new();
+        far.read_to_string(&mut seen).await.unwrap();
+        assert_eq!((seen.as_str(), writes.get()), ("one two ", 1));
+    }
+
     #[test]
     fn buffers_grow_with_full_reads_and_shrink() {
         let mut half = Half::default();
@@ -346,7 +396,7 @@ mod tests {
         let mut sizes = Vec::new();
         let mut zeros = tokio::io::repeat(0);
         for _ in 0..4 {
-            assert!(half.read(&mut cx, &mut zeros).is_ready());
+            assert!(half.fill(&mut cx, &mut zeros).is_ready());
             sizes.push(half.buffer.len());
             half.pending.start = half.pending.end; // all written
         }

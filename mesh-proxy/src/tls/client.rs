@@ -19,8 +19,9 @@ use tokio_rustls::client::TlsStream;
 use super::error::TlsError;
 use super::verify::{Expected, PeerVerifier};
 
-/// Tickets kept for one server name and identity; each serves one connection.
-const TICKETS: usize = 8;
+/// Tickets kept for one server name and identity; each serves one connection and brings another one, so this is how many
+/// may be opened at once without a whole handshake.
+const TICKETS: usize = 32;
 
 /// Our certificate as rustls shows it; fails when the key does not fit.
 pub(super) fn certified_key(

@@ -5,6 +5,7 @@
 mod client;
 mod error;
 mod generation;
+mod read_ahead;
 mod server;
 #[cfg(test)]
 pub(crate) mod test_mesh;
@@ -26,6 +27,7 @@ use crate::config::cluster::MeshTls;
 use crate::config::listener::DownstreamTls;
 
 pub use error::{Fault, PeerError, TlsError};
+pub use read_ahead::ReadAhead;
 
 use generation::Generation;
 
@@ -140,13 +142,13 @@ impl TlsContext {
         &self,
         io: IO,
         tls: &DownstreamTls,
-    ) -> Result<(tokio_rustls::server::TlsStream<IO>, SpiffeId), TlsError>
+    ) -> Result<(tokio_rustls::server::TlsStream<ReadAhead<IO>>, SpiffeId), TlsError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let generation = self.generation()?;
         let config = generation.server_config(&tls.alpn)?;
-        within(server::accept(io, config, generation.client_expected())).await
+        within(server::accept(ReadAhead::new(io), config, generation.client_expected())).await
     }
 
     /// Client side of a handshake. The server must prove that it is exactly `expected`, and choose `alpn`.
@@ -159,12 +161,12 @@ impl TlsContext {
         mesh: &MeshTls,
         expected: &SpiffeId,
         alpn: &'static str,
-    ) -> Result<tokio_rustls::client::TlsStream<IO>, TlsError>
+    ) -> Result<tokio_rustls::client::TlsStream<ReadAhead<IO>>, TlsError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let config = self.generation()?.client_config(&mesh.sni, expected, alpn)?;
-        within(client::connect(io, config, &mesh.sni, expected, alpn)).await
+        within(client::connect(ReadAhead::new(io), config, &mesh.sni, expected, alpn)).await
     }
 
     /// For connections to the control plane (gRPC): the server must have a chain to the bundle and the DNS name

@@ -34,6 +34,8 @@ pub(super) fn config(
         .with_cert_resolver(Arc::new(certified_key(certificate, provider)?));
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect();
     config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+    // A connection uses up one ticket at most: one in its place is enough.
+    config.send_tls13_tickets = 1;
     Ok(config)
 }
 

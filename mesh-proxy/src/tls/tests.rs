@@ -8,6 +8,7 @@ use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_rustls::{TlsConnector, client, server};
 
+use super::read_ahead::ReadAhead;
 use super::test_mesh::{Leaf, Mesh};
 use super::{PeerError, TlsContext, TlsError};
 use crate::config::cluster::MeshTls;
@@ -16,8 +17,8 @@ use crate::config::listener::DownstreamTls;
 const ALPN: &str = "istio-h2";
 
 struct Outcome {
-    client: Result<client::TlsStream<DuplexStream>, TlsError>,
-    server: Result<(server::TlsStream<DuplexStream>, SpiffeId), TlsError>,
+    client: Result<client::TlsStream<ReadAhead<DuplexStream>>, TlsError>,
+    server: Result<(server::TlsStream<ReadAhead<DuplexStream>>, SpiffeId), TlsError>,
 }
 
 fn sni() -> MeshTls {

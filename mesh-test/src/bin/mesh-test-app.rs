@@ -221,8 +221,9 @@ async fn serve(options: Serve) -> Result<String> {
     std::process::exit(0)
 }
 
-/// How long an application takes to be gone after it has told so.
-const GONE: Duration = Duration::from_millis(50);
+/// How long an application takes to be gone after it has told so; its process gets little of a busy machine. What comes
+/// after that is refused, and never counts as taken by it.
+const GONE: Duration = Duration::from_millis(250);
 
 /// Adds the times at which applications end, for ever.
 async fn hear_ends(port: Option<u16>, load: &Load, ends: &mut Vec<End>) -> Result<()> {
