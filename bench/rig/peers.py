@@ -55,14 +55,43 @@ class Floor(Peer):
         def argv(side):
             out = side == "client"
             routes = []
-            for lane in LANES:
+            for lane, listen, to in self.routes(out):
                 kind = lane if lane in ("http1", "http2") else "tcp"
-                listen, to = (f"127.0.0.1:{OUTBOUND[lane]}", f"{SERVER}:{INBOUND[lane]}") if out else \
-                    (f"{SERVER}:{INBOUND[lane]}", f"127.0.0.1:{PORTS[lane]}")
                 routes += ["--route", f"{'out' if out else 'in'},{kind},{listen},{to}"]
             return [rig.program("bench-floor"), "--certificate", rig.folder / f"{side}.pem", "--key", rig.folder / f"{side}.key",
                     "--root", rig.folder / "root.pem", "--name", NAME, *routes]
         return {side: argv(side) for side in ("server", "client")}
+
+    def routes(self, out):
+        """(lane, where to listen, where to send)"""
+        for lane in LANES:
+            yield lane, f"127.0.0.1:{OUTBOUND[lane]}" if out else f"{SERVER}:{INBOUND[lane]}", \
+                f"{SERVER}:{INBOUND[lane]}" if out else f"127.0.0.1:{PORTS[lane]}"
+
+
+class CapturedFloor(Floor):
+    """The same, captured as a pod's traffic is: what the kernel's address translation costs any sidecar."""
+
+    def prepare(self, rig):
+        for path in (rig.folder, *rig.folder.iterdir()):
+            shutil.chown(path, Mesh.UID, Mesh.UID)
+        for side in ("client", "server"):
+            rig.place.inside(side, rig.program("mesh-proxy"), "redirect", "--verify")
+
+    def commands(self, rig):
+        return {side: [*Mesh.AS_USER, *argv, "--captured", 15001 if side == "client" else 15006]
+                for side, argv in super().commands(rig).items()}
+
+    def routes(self, out):
+        for lane in LANES:
+            yield lane, f"{Mesh.SERVICE}:{Mesh.SERVICE_PORTS[lane]}" if out else f"{SERVER}:{PORTS[lane]}", \
+                f"{SERVER}:{PORTS[lane]}" if out else f"127.0.0.1:{PORTS[lane]}"
+
+    def target(self, lane):
+        return f"{Mesh.SERVICE}:{Mesh.SERVICE_PORTS[lane]}"
+
+    def ready(self):
+        return [("client", "127.0.0.1:15001"), ("server", "127.0.0.1:15006")]
 
 
 class Mesh(Peer):
@@ -70,6 +99,7 @@ class Mesh(Peer):
     weight; the server's side asks for the client's identity; all metrics are on. Nothing is set for the benchmark."""
 
     UID = 1337
+    AS_USER = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups")
     SERVICE = "10.96.0.10"
     SERVICE_PORTS = {"http1": 80, "http2": 81, "tcp": 90, "bulk": 91}
 
@@ -102,7 +132,7 @@ class Mesh(Peer):
         shutil.copy(self.folder / "state" / "root-cert.pem", own / "root.pem")
         for path in (own, *own.iterdir()):
             shutil.chown(path, self.UID, self.UID)
-        return ["setpriv", f"--reuid={self.UID}", f"--regid={self.UID}", "--clear-groups", rig.program("mesh-proxy"), "run",
+        return [*self.AS_USER, rig.program("mesh-proxy"), "run",
                 "--capture", f"--control={self.control[side]}:15012", f"--trust-bundle={own / 'root.pem'}", f"--token-file={own / 'token'}",
                 "--namespace=bench", f"--pod={side}", f"--service-account={side}", f"--pod-ip={ip}", f"--state-dir={own}",
                 f"--workers={self.workers}"]

@@ -42,6 +42,9 @@ struct Options {
     /// Threads, each with a runtime and connections of its own.
     #[arg(long, default_value = "2")]
     threads: usize,
+    /// Take captured connections at this port: LISTEN of a route is then where the client wanted to go.
+    #[arg(long)]
+    captured: Option<u16>,
     /// SIDE,KIND,LISTEN,TO: `out` takes plaintext and sends TLS, `in` the other way; KIND is http1, http2 or tcp.
     #[arg(long, value_parser = route)]
     route: Vec<Route>,
@@ -98,15 +101,23 @@ fn run(options: &Options) -> Result<()> {
 fn worker(options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
+        let mut relays = Vec::new();
         for route in &options.route {
             let relay = Rc::new(Relay {
                 tls: Tls::new(options, route.kind)?,
                 route: route.clone(),
                 upstream: RefCell::default(),
             });
-            tokio::task::spawn_local(relay.listen(listener(route.listen)?));
+            if options.captured.is_none() {
+                tokio::task::spawn_local(listen(listener(route.listen)?, vec![relay]));
+            } else {
+                relays.push(relay);
+            }
         }
-        std::future::pending().await
+        match options.captured {
+            Some(port) => listen(listener(SocketAddr::from(([0, 0, 0, 0], port)))?, relays).await,
+            None => std::future::pending().await,
+        }
     })
 }
 
@@ -171,16 +182,23 @@ struct Relay {
     upstream: RefCell<Option<Http2>>,
 }
 
-impl Relay {
-    async fn listen(self: Rc<Self>, listener: TcpListener) {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else { continue };
-            let relay = Rc::clone(&self);
+/// Accepts for one relay, or for the one of several that the client wanted to reach.
+async fn listen(listener: TcpListener, relays: Vec<Rc<Relay>>) -> Result<()> {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let wanted = socket2::SockRef::from(&stream).original_dst_v4().ok().and_then(|to| to.as_socket());
+        let relay = match &relays[..] {
+            [only] => Some(only),
+            several => several.iter().find(|relay| Some(relay.route.listen) == wanted),
+        };
+        if let Some(relay) = relay.map(Rc::clone) {
             // A connection that fails is the client's to see.
             tokio::task::spawn_local(async move { relay.serve(stream).await.unwrap_or_default() });
         }
     }
+}
 
+impl Relay {
     async fn connect(&self) -> Result<Io> {
         let stream = TcpStream::connect(self.route.to).await?;
         stream.set_nodelay(true)?;

@@ -15,7 +15,7 @@ use mesh_common::xds::names::{BLACK_HOLE_CLUSTER, PASSTHROUGH_CLUSTER};
 use tokio::time::Instant;
 
 use crate::config::cluster::{Cluster, Discovery, Endpoint, EndpointTls, Endpoints, Health, ServiceLabels};
-use crate::config::store::LiveCluster;
+use crate::config::store::{ByName, LiveCluster};
 use crate::connect::UpstreamError;
 use crate::connection::Target;
 use crate::http::record::SeriesCache;
@@ -33,7 +33,7 @@ const MAX_DYNAMIC: usize = 1024;
 
 /// The clusters that this worker has used.
 #[derive(Default)]
-pub(crate) struct Clusters(RefCell<HashMap<String, Rc<ClusterState>>>);
+pub(crate) struct Clusters(RefCell<ByName<Rc<ClusterState>>>);
 
 /// One cluster.
 pub(crate) struct ClusterState {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 /// `envoy.config.route.v3.RouteConfiguration`, decoded.
@@ -130,7 +131,7 @@ pub struct Forward {
     /// New path.
     pub path_rewrite: Option<PathRewrite>,
     /// New Host.
-    pub host_rewrite: Option<HeaderValue>,
+    pub host_rewrite: Option<Authority>,
     /// Whether `Upgrade: websocket` (and CONNECT-less upgrades in general) may pass.
     pub upgrades: bool,
 }

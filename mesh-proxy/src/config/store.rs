@@ -29,12 +29,16 @@ pub struct Snapshot {
     /// Looked-up listeners, and names that are known not to exist.
     pub listeners: HashMap<ListenerName, Arc<LookedUp>>,
     /// Route configurations by name.
-    pub routes: HashMap<String, Arc<RouteConfig>>,
+    pub routes: ByName<Arc<RouteConfig>>,
     /// Clusters by name.
-    pub clusters: HashMap<String, Arc<LiveCluster>>,
+    pub clusters: ByName<Arc<LiveCluster>>,
     /// Who is behind an address, and addresses that are known to be nobody in the mesh.
     pub workloads: HashMap<IpAddr, Arc<LookedUpWorkload>>,
 }
+
+/// Resources of the control plane by their names. Each request looks for some, and nobody chooses names in order to
+/// make them collide: a fast hash will do.
+pub type ByName<T> = HashMap<String, T, rustc_hash::FxBuildHasher>;
 
 /// The answer to a look-up by name.
 #[derive(Debug)]

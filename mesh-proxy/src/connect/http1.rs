@@ -54,13 +54,13 @@ impl Pool {
     }
 
     /// Takes a connection back whose response has ended.
-    pub(crate) fn checkin(&self, mut connection: Http1) {
+    pub(crate) fn checkin(&self, mut connection: Http1, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         if self.closed.get() || connection.sender.is_closed() || idle.len() >= MAX_IDLE {
             return;
         }
         connection.reused = true;
-        connection.last_used = Instant::now();
+        connection.last_used = now;
         idle.push(connection);
     }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::clock::Clock;
 use super::grpc::Messages;
@@ -214,17 +214,21 @@ struct Tail {
     record: Record,
     lease: Option<Lease>,
     deadline: Option<Pin<Box<Sleep>>>,
-    idle: Option<(Rc<Clock>, Pin<Box<Sleep>>)>,
+    clock: Option<Rc<Clock>>,
+    /// Made when the body rests for the first time: most bodies come at once.
+    idle: Option<Pin<Box<Sleep>>>,
 }
 
 impl Tail {
     /// Whether no byte has passed for too long. The timer is set anew only when it fires.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some((clock, timer)) = &mut self.idle else { return Poll::Pending };
+        let Some(clock) = &self.clock else { return Poll::Pending };
+        let Some(at) = clock.idle_at() else { return Poll::Pending };
+        let timer = self.idle.get_or_insert_with(|| Box::pin(sleep_until(at)));
         loop {
             ready!(timer.as_mut().poll(cx));
             match clock.idle_at() {
-                Some(at) if at > tokio::time::Instant::now() => timer.as_mut().reset(at),
+                Some(at) if at > Instant::now() => timer.as_mut().reset(at),
                 _ => return Poll::Ready(()),
             }
         }
@@ -237,20 +241,20 @@ impl ResponseBody {
         incoming: Incoming,
         record: Record,
         lease: Lease,
-        deadline: Option<tokio::time::Instant>,
+        deadline: Option<Instant>,
         clock: Rc<Clock>,
     ) -> Self {
         clock.touch();
-        let idle = clock.idle_at().map(|at| (clock, Box::pin(tokio::time::sleep_until(at))));
-        let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
-        let tail = Tail { record, lease: Some(lease), deadline, idle };
+        let deadline = deadline.map(|at| Box::pin(sleep_until(at)));
+        let tail = Tail { record, lease: Some(lease), deadline, clock: Some(clock), idle: None };
         Self { content: Content::Upstream(incoming), tail: Some(Box::new(tail)) }
     }
 
     /// Of the proxy's own.
     pub(crate) fn local(bytes: Bytes, record: Option<Record>) -> Self {
         let content = Content::Local(Some(bytes).filter(|bytes| !bytes.is_empty()));
-        let tail = record.map(|record| Box::new(Tail { record, lease: None, deadline: None, idle: None }));
+        let tail = record
+            .map(|record| Box::new(Tail { record, lease: None, deadline: None, clock: None, idle: None }));
         Self { content, tail }
     }
 
@@ -265,7 +269,7 @@ impl ResponseBody {
                 let frame = Pin::new(incoming).poll_frame(cx).map_err(BodyError::from);
                 let Some(tail) = &mut self.tail else { return frame };
                 if frame.is_ready() {
-                    if let Some((clock, _)) = &tail.idle {
+                    if let Some(clock) = &tail.clock {
                         clock.touch();
                     }
                     return frame;
@@ -278,10 +282,12 @@ impl ResponseBody {
     /// Counts the request; gives the connection back when the response has come to its end.
     fn finish(&mut self, flags: ResponseFlags, complete: bool) {
         if let Some(mut tail) = self.tail.take() {
+            // One look at the clock for all that a request's end is noted in.
+            let now = Instant::now();
             if complete && let Some(lease) = tail.lease.take() {
-                lease.give_back();
+                lease.give_back(now);
             }
-            tail.record.finish(flags);
+            tail.record.finish(flags, now);
         }
     }
 }

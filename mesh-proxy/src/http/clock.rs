@@ -34,10 +34,10 @@ pub(super) enum Late {
 }
 
 impl Clock {
-    /// Starts it.
+    /// Starts it, for a request that came at `start`.
     pub(super) fn new(start: Instant, idle: Option<Duration>, whole: Option<Duration>) -> Rc<Self> {
         let whole_by = whole.map(|limit| start + limit);
-        Rc::new(Self { idle, last: Cell::new(Instant::now()), whole_by })
+        Rc::new(Self { idle, last: Cell::new(start), whole_by })
     }
 
     /// Bytes pass.
@@ -76,14 +76,16 @@ pub(super) async fn within<T>(
     is_whole: impl Fn() -> bool,
     mut work: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Late> {
-    while let Some((at, late)) = clock.next(is_whole()) {
-        if at <= Instant::now() {
-            return Err(late);
-        }
+    while let Some((at, _)) = clock.next(is_whole()) {
         tokio::select! {
             biased;
             done = &mut work => return Ok(done),
             () = sleep_until(at) => {}
+        }
+        if let Some((at, late)) = clock.next(is_whole())
+            && at <= Instant::now()
+        {
+            return Err(late);
         }
     }
     Ok(work.await)

@@ -103,10 +103,10 @@ impl Activity {
         self.head_since.store(0, std::sync::atomic::Ordering::Relaxed);
     }
 
-    pub(crate) fn end(&self) {
+    pub(crate) fn end(&self, now: Instant) {
         self.requests.set(self.requests.get().saturating_sub(1));
         if self.requests.get() == 0 {
-            self.idle_since.set(Instant::now());
+            self.idle_since.set(now);
             self.head_since.store(0, std::sync::atomic::Ordering::Relaxed);
         }
     }
@@ -250,7 +250,9 @@ impl Conn {
             }
         };
         match place {
-            Place::Service(service) => self.inbound(&source, &service, protocol).record(&outcome),
+            Place::Nowhere | Place::Routes(_) => {
+                self.inbound(&source, &place.service(), protocol).record(&outcome);
+            }
             Place::Cluster(cluster) => {
                 let me = self.worker.me.load();
                 let mut cache = self.series.borrow_mut();

@@ -6,7 +6,6 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{CONNECTION, HOST, TE, UPGRADE};
 use http::request::Parts;
@@ -14,7 +13,6 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use mesh_common::xds::names::parse_route_name;
 use rand::Rng;
 
 use super::body::{ResponseBody, Source};
@@ -28,26 +26,35 @@ use super::upgrade::{self, Tunnel};
 use super::upstream::{self, Answer, Outgoing};
 use super::{headers, path, rewrite};
 use crate::cluster::{ClusterState, Destination};
-use crate::config::cluster::{ServiceLabels, UpstreamHttp};
+use crate::config::cluster::UpstreamHttp;
+use crate::config::listener::HttpManager;
 use crate::config::route::{Forward, Redirect, Route, RouteAction, RouteConfig, WeightedCluster};
-use crate::connection::Direction;
+use crate::connection::{Direction, Target};
 use crate::telemetry::ResponseFlags;
 
 /// Serves one request. It never fails: what cannot be served is answered with the reason.
-pub(super) async fn handle(
+pub(super) fn handle(
     conn: Rc<Conn>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
     let mut record = Record::new(&conn, &request);
     let http1 = request.version() < Version::HTTP_2;
-    let mut response = match run(&conn, &mut record, request).await {
-        Ok(served) => deliver(&conn, record, served),
-        Err(reply) => reply.into_response(record),
-    };
-    if http1 && conn.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    // Before there is a future, which would have room for the request twice.
+    let checked = check(&conn, &mut record, request);
+    async move {
+        let served = match checked {
+            Ok(checked) => run(&conn, &mut record, checked).await,
+            Err(reply) => Err(reply),
+        };
+        let mut response = match served {
+            Ok(served) => deliver(&conn, record, served),
+            Err(reply) => reply.into_response(record),
+        };
+        if http1 && conn.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
-    Ok(response)
 }
 
 /// An endpoint's answer, and the client's side of an upgrade if there is one.
@@ -65,8 +72,24 @@ struct Checked {
     upgrade: Option<(HeaderValue, OnUpgrade)>,
 }
 
-async fn run(conn: &Rc<Conn>, record: &mut Record, request: Request<Incoming>) -> Result<Served, Reply> {
-    let checked = check(conn, record, request)?;
+/// A request that knows its way.
+struct Routed<'a> {
+    cluster: Rc<ClusterState>,
+    outgoing: Outgoing,
+    upgrade: Option<OnUpgrade>,
+    clock: Rc<Clock>,
+    changes: Changes<'a>,
+}
+
+/// Who changes a request.
+#[derive(Clone, Copy)]
+struct Changes<'a> {
+    forward: &'a Forward,
+    route: &'a Route,
+    weighted: &'a WeightedCluster,
+}
+
+async fn run(conn: &Rc<Conn>, record: &mut Record, checked: Box<Checked>) -> Result<Served, Reply> {
     let plan = plan(conn, &checked.authority, checked.parts.uri.scheme_str()).await?;
     if let Some(format) = plan.access_log() {
         let Parts { method, uri, version, headers, .. } = &checked.parts;
@@ -77,25 +100,41 @@ async fn run(conn: &Rc<Conn>, record: &mut Record, request: Request<Incoming>) -
     match plan {
         Plan::Routes { routes, target } => {
             let config = routes.current(conn).await?;
-            record.place = Place::Service(service_of(&config));
-            let limits =
-                routes.manager().map_or((None, None), |m| (m.stream_idle_timeout, m.request_timeout));
-            routed(conn, record, checked, &config, limits, target.as_ref()).await
+            record.place = Place::Routes(Arc::clone(&config));
+            let mut routed = routed(conn, record, *checked, &config, routes.manager())?;
+            let answer = send(conn, record, &mut routed, target.as_ref().unwrap_or(&conn.target)).await?;
+            Ok(Served { answer, upgrade: routed.upgrade, clock: routed.clock })
         }
         Plan::Cluster { name, target, .. } => {
-            let forward = Direct::default();
             let cluster = cluster(conn, record, &name, StatusCode::SERVICE_UNAVAILABLE)?;
-            let target_path = original(&checked.parts.uri)?;
-            let outgoing = outgoing(record, checked, &cluster, target_path, &forward);
+            let path = original(&checked.parts.uri)?;
+            let (mut outgoing, upgrade) = outgoing(record, *checked, &cluster, path, None)?;
             let destination = Destination { target: &target, app: conn.app };
-            let (outgoing, upgrade) = outgoing?;
-            let answer = upstream::send(&conn.worker, &cluster, destination, outgoing, record).await?;
+            let answer = upstream::send(&conn.worker, &cluster, destination, &mut outgoing, record).await?;
             Ok(Served { answer, upgrade, clock: Clock::new(record.start(), None, None) })
         }
     }
 }
 
-fn check(conn: &Conn, record: &mut Record, mut request: Request<Incoming>) -> Result<Checked, Reply> {
+/// Sends it within its time limits, and changes the answer as its route says.
+async fn send(
+    conn: &Rc<Conn>,
+    record: &mut Record,
+    routed: &mut Routed<'_>,
+    target: &Target,
+) -> Result<Answer, Reply> {
+    let Routed { cluster, outgoing, clock, changes, .. } = routed;
+    let body = Rc::clone(&outgoing.body);
+    let destination = Destination { target, app: conn.app };
+    let sending = pin!(upstream::send(&conn.worker, cluster, destination, outgoing, record));
+    let sent = clock::within(clock, || body.is_whole(), sending).await;
+    let mut answer = sent.map_err(|late| late.reply(body.is_whole()))??;
+    rewrite::headers(&changes.weighted.response_headers, answer.response.headers_mut());
+    rewrite::headers(&changes.route.response_headers, answer.response.headers_mut());
+    Ok(answer)
+}
+
+fn check(conn: &Conn, record: &mut Record, mut request: Request<Incoming>) -> Result<Box<Checked>, Reply> {
     let authority = headers::check(&request).map_err(|refused| {
         Reply::failure(refused.status(), ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, refused.to_string())
     })?;
@@ -108,18 +147,17 @@ fn check(conn: &Conn, record: &mut Record, mut request: Request<Incoming>) -> Re
         headers::trust_inbound(&mut parts.headers, conn.client_cert.as_ref());
     }
     headers::complete(&mut parts.headers);
-    Ok(Checked { parts, body, authority, upgrade })
+    Ok(Box::new(Checked { parts, body, authority, upgrade }))
 }
 
-async fn routed(
-    conn: &Rc<Conn>,
+fn routed<'a>(
+    conn: &Conn,
     record: &mut Record,
     checked: Checked,
-    config: &Arc<RouteConfig>,
-    (idle, whole): (Option<Duration>, Option<Duration>),
-    target: Option<&crate::connection::Target>,
-) -> Result<Served, Reply> {
-    let uri = checked.parts.uri.clone();
+    config: &'a RouteConfig,
+    manager: Option<&HttpManager>,
+) -> Result<Routed<'a>, Reply> {
+    let uri = &checked.parts.uri;
     // `OPTIONS *` asks about the server as a whole (RFC 9110 9.3.7): it goes where its root does.
     let asterisk = uri.path() == "*" && checked.parts.method == Method::OPTIONS;
     let canonical =
@@ -144,31 +182,18 @@ async fn routed(
     };
     let weighted = pick(forward)?;
     let cluster = cluster(conn, record, &weighted.name, forward.cluster_not_found)?;
-    let new_path =
-        if asterisk { original(&uri)? } else { new_path(&uri, Cow::clone(&canonical), forward, route)? };
+    let new_path = if asterisk { original(uri)? } else { new_path(uri, canonical, forward, route)? };
     if checked.upgrade.is_some() && !forward.upgrades {
         let reason = "the route does not allow upgrades";
         return Err(Reply::failure(StatusCode::FORBIDDEN, ResponseFlags::NONE, reason));
     }
-    let changes = Direct { forward: Some((forward, route, weighted)) };
-    let body = Rc::clone(&checked.body);
-    let (outgoing, upgrade) = outgoing(record, checked, &cluster, new_path, &changes)?;
-    let idle = forward.idle_timeout.or(idle).filter(|limit| !limit.is_zero());
-    let clock = Clock::new(record.start(), idle, whole);
-    body.keep_time(Rc::clone(&clock));
-    let destination = Destination { target: target.unwrap_or(&conn.target), app: conn.app };
-    let sending = pin!(upstream::send(&conn.worker, &cluster, destination, outgoing, record));
-    let sent = clock::within(&clock, || body.is_whole(), sending).await;
-    let mut answer = sent.map_err(|late| late.reply(body.is_whole()))??;
-    rewrite::headers(&weighted.response_headers, answer.response.headers_mut());
-    rewrite::headers(&route.response_headers, answer.response.headers_mut());
-    Ok(Served { answer, upgrade, clock })
-}
-
-/// What a route changes; nothing when there is no route.
-#[derive(Default, Clone, Copy)]
-struct Direct<'a> {
-    forward: Option<(&'a Forward, &'a Route, &'a WeightedCluster)>,
+    let changes = Changes { forward, route, weighted };
+    let (outgoing, upgrade) = outgoing(record, checked, &cluster, new_path, Some(changes))?;
+    let idle = forward.idle_timeout.or(manager.and_then(|manager| manager.stream_idle_timeout));
+    let whole = manager.and_then(|manager| manager.request_timeout);
+    let clock = Clock::new(record.start(), idle.filter(|limit| !limit.is_zero()), whole);
+    outgoing.body.keep_time(Rc::clone(&clock));
+    Ok(Routed { cluster, outgoing, upgrade, clock, changes })
 }
 
 fn pick(forward: &Forward) -> Result<&WeightedCluster, Reply> {
@@ -231,22 +256,21 @@ fn outgoing(
     checked: Checked,
     cluster: &ClusterState,
     path: PathAndQuery,
-    changes: &Direct<'_>,
+    changes: Option<Changes<'_>>,
 ) -> Result<(Outgoing, Option<OnUpgrade>), Reply> {
-    let Checked { parts, body, authority, upgrade } = checked;
+    let Checked { parts, body, mut authority, upgrade } = checked;
     let Parts { method, version, mut headers, .. } = parts;
     let http2 = match cluster.config().http {
         UpstreamHttp::Http2 => true,
         UpstreamHttp::Http1 => false,
         UpstreamHttp::AsDownstream => version == Version::HTTP_2,
     } && upgrade.is_none();
-    let mut authority = authority.to_string();
     let (mut timeout, mut per_try) = (None, None);
-    if let Some((forward, route, weighted)) = changes.forward {
+    if let Some(Changes { forward, route, weighted }) = changes {
         rewrite::headers(&route.request_headers, &mut headers);
         rewrite::headers(&weighted.request_headers, &mut headers);
-        if let Some(host) = forward.host_rewrite.as_ref().and_then(|host| host.to_str().ok()) {
-            authority = host.to_owned();
+        if let Some(host) = &forward.host_rewrite {
+            authority = host.clone();
         }
         (timeout, per_try) = (forward.timeout, forward.per_try_timeout);
     }
@@ -254,11 +278,10 @@ fn outgoing(
         headers.remove(HOST);
     } else {
         headers.remove(TE);
-        let host = HeaderValue::try_from(&authority).map_err(|_| {
+        headers::set_host(&mut headers, &authority).map_err(|_| {
             let reason = "the request's Host is not a header value";
             Reply::failure(StatusCode::BAD_REQUEST, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, reason)
         })?;
-        headers.insert(HOST, host);
     }
     let on_upgrade = upgrade.map(|(protocol, on)| {
         switching(&mut headers, protocol);
@@ -319,10 +342,17 @@ fn bad_path(error: path::InvalidPath) -> Reply {
     Reply::failure(StatusCode::BAD_REQUEST, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, error.to_string())
 }
 
-/// The service that a route configuration belongs to, from its name: what is counted when no cluster is chosen.
-fn service_of(config: &RouteConfig) -> ServiceLabels {
-    let Ok((host, _)) = parse_route_name(&config.name) else { return ServiceLabels::default() };
-    let mut labels = host.split('.');
-    let mut label = || labels.next().unwrap_or_default().to_owned();
-    ServiceLabels { host: host.to_owned(), name: label(), namespace: label() }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_each_request_carries_is_small() {
+        fn size<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        // Each HTTP/1.1 connection holds the room for one, and HTTP/2 moves one about for each request.
+        let size = size(handle);
+        assert!(size <= 2048, "{size}");
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{HeaderMap, Method, Request, Uri, Version};
+use mesh_common::xds::names::parse_route_name;
 use tokio::time::Instant;
 
 use super::body::Source;
@@ -16,6 +17,7 @@ use super::headers;
 use crate::cluster::{ClusterState, EndpointState};
 use crate::config::cluster::{ServiceLabels, WorkloadLabels};
 use crate::config::listener::AccessLog;
+use crate::config::route::RouteConfig;
 use crate::connection::Direction;
 use crate::telemetry::{
     AccessEntry, HttpSeries, Outcome, Reporter, RequestProtocol, ResponseFlags, Security, Traffic,
@@ -57,8 +59,10 @@ type Made = (Arc<WorkloadLabels>, Arc<HttpSeries>);
 /// What metrics name as destination.
 #[derive(Clone)]
 pub(crate) enum Place {
-    /// No cluster was chosen; the service, as far as the route tells it.
-    Service(ServiceLabels),
+    /// Nothing was chosen.
+    Nowhere,
+    /// No cluster was chosen, but what chooses them.
+    Routes(Arc<RouteConfig>),
     /// A cluster.
     Cluster(Rc<ClusterState>),
 }
@@ -82,6 +86,25 @@ pub(crate) struct Line {
     pub(crate) reason: String,
 }
 
+impl Place {
+    /// The service that metrics name.
+    pub(super) fn service(&self) -> ServiceLabels {
+        match self {
+            Self::Nowhere => ServiceLabels::default(),
+            Self::Routes(config) => service_of(config),
+            Self::Cluster(cluster) => cluster.service.clone(),
+        }
+    }
+}
+
+/// The service that a route configuration belongs to, from its name.
+fn service_of(config: &RouteConfig) -> ServiceLabels {
+    let Ok((host, _)) = parse_route_name(&config.name) else { return ServiceLabels::default() };
+    let mut labels = host.split('.');
+    let mut label = || labels.next().unwrap_or_default().to_owned();
+    ServiceLabels { host: host.to_owned(), name: label(), namespace: label() }
+}
+
 impl Record {
     /// A request has come.
     pub(crate) fn new<B>(conn: &Rc<Conn>, request: &Request<B>) -> Self {
@@ -97,7 +120,7 @@ impl Record {
             response_bytes: 0,
             response_messages: Messages::default(),
             request: None,
-            place: Place::Service(ServiceLabels::default()),
+            place: Place::Nowhere,
             endpoint: None,
             line: None,
             done: false,
@@ -140,11 +163,11 @@ impl Record {
     }
 
     /// The request is over: counts it.
-    pub(crate) fn finish(mut self, flags: ResponseFlags) {
-        self.count(flags);
+    pub(crate) fn finish(mut self, flags: ResponseFlags, now: Instant) {
+        self.count(flags, now);
     }
 
-    fn count(&mut self, flags: ResponseFlags) {
+    fn count(&mut self, flags: ResponseFlags, now: Instant) {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
@@ -153,7 +176,7 @@ impl Record {
             code: self.code,
             grpc_status: self.grpc_status,
             flags: self.flags,
-            duration: self.start.elapsed(),
+            duration: now.duration_since(self.start),
             request_bytes: self.request_bytes + self.request.as_ref().map_or(0, |source| source.bytes()),
             response_bytes: self.response_bytes,
             request_messages: self.request.as_ref().map_or(0, |source| source.messages()),
@@ -169,7 +192,7 @@ impl Record {
                 self.conn.count_inbound(self.place.clone(), protocol, outcome);
             }
         }
-        self.conn.activity.end();
+        self.conn.activity.end(now);
     }
 
     fn outbound_series(&self) -> Arc<HttpSeries> {
@@ -183,7 +206,7 @@ impl Record {
             (_, Place::Cluster(cluster)) => {
                 cluster.series.get(index, me, || self.outbound(&Arc::default(), &cluster.service))
             }
-            (_, Place::Service(service)) => self.outbound(&Arc::default(), service),
+            (_, place) => self.outbound(&Arc::default(), &place.service()),
         }
     }
 
@@ -230,7 +253,7 @@ impl Record {
     fn log(&self, line: &Line, outcome: &Outcome) {
         let cluster = match &self.place {
             Place::Cluster(cluster) => cluster.config().name.as_str(),
-            Place::Service(_) => "",
+            Place::Nowhere | Place::Routes(_) => "",
         };
         let details = if line.reason.is_empty() { "via_upstream" } else { &line.reason };
         self.conn.worker.telemetry.access_log().log(
@@ -264,7 +287,9 @@ impl Record {
 impl Drop for Record {
     /// A client that goes away drops the whole exchange wherever it is: there is no other place to count it.
     fn drop(&mut self) {
-        self.count(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+        if !self.done {
+            self.count(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, Instant::now());
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Uri};
 
 use super::route::{Head, without_port};
@@ -86,13 +87,13 @@ pub fn path_and_query(path: &str, query: Option<&str>) -> Option<http::uri::Path
 }
 
 /// The target of an upstream request: origin form for HTTP/1.1, absolute for HTTP/2.
-pub fn target(http2: bool, authority: &str, path: http::uri::PathAndQuery) -> Option<Uri> {
+pub fn target(http2: bool, authority: &Authority, path: http::uri::PathAndQuery) -> Option<Uri> {
     if !http2 {
         return Some(Uri::from(path));
     }
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(http::uri::Scheme::HTTP);
-    parts.authority = Some(authority.parse().ok()?);
+    parts.authority = Some(authority.clone());
     parts.path_and_query = Some(path);
     Uri::from_parts(parts).ok()
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 
 use super::clock::{Clock, Touching};
 use super::connection::Conn;
@@ -29,7 +30,7 @@ pub(super) fn spawn(conn: Rc<Conn>, tunnel: Tunnel) {
             Ok(both) => both,
             Err(error) => {
                 tracing::debug!(%error, peer = %conn.peer, "the upgrade did not come about");
-                record.finish(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
+                record.finish(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, Instant::now());
                 return;
             }
         };
@@ -47,6 +48,6 @@ pub(super) fn spawn(conn: Rc<Conn>, tunnel: Tunnel) {
             () = clock.idle() => flags = ResponseFlags::STREAM_IDLE_TIMEOUT,
         }
         drop(lease);
-        record.finish(flags);
+        record.finish(flags, Instant::now());
     });
 }

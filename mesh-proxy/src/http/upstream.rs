@@ -3,9 +3,10 @@
 
 use std::error::Error;
 use std::io::ErrorKind;
+use std::pin::pin;
 use std::rc::Rc;
 
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -30,7 +31,7 @@ const MAX_CROWDED: u32 = 64;
 pub(crate) struct Outgoing {
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
-    pub(crate) authority: String,
+    pub(crate) authority: Authority,
     pub(crate) path: PathAndQuery,
     pub(crate) http2: bool,
     pub(crate) body: Rc<Source>,
@@ -61,10 +62,10 @@ enum Leased {
 
 impl Lease {
     /// The response has ended: the connection may serve the next request.
-    pub(crate) fn give_back(self) {
+    pub(crate) fn give_back(self, now: Instant) {
         let Self { in_flight, connection } = self;
         if let Leased::Http1(connection) = connection {
-            in_flight.endpoint().http1.checkin(connection);
+            in_flight.endpoint().http1.checkin(connection, now);
         }
     }
 }
@@ -90,7 +91,7 @@ pub(crate) async fn send(
     worker: &Rc<Worker>,
     cluster: &Rc<ClusterState>,
     destination: Destination<'_>,
-    mut outgoing: Outgoing,
+    outgoing: &mut Outgoing,
     record: &mut Record,
 ) -> Result<Answer, UpstreamError> {
     let mut failed = Vec::new();
@@ -105,13 +106,16 @@ pub(crate) async fn send(
         let Some(body) = outgoing.body.attempt() else { break };
         let deadline = earliest(outgoing.deadline, outgoing.per_try.map(|limit| Instant::now() + limit));
         let fresh = !unprocessed.is_empty();
-        let sending = attempt(worker, cluster, &endpoint, &mut outgoing, body, fresh);
-        let result = match deadline {
-            None => sending.await,
-            Some(deadline) => match tokio::time::timeout_at(deadline, sending).await {
-                Ok(result) => result,
-                Err(_) => return Err(timeout()),
-            },
+        let result = {
+            // Pinned where it is: each move of it would be one more copy of its state within this one's.
+            let mut sending = pin!(attempt(worker, cluster, &endpoint, outgoing, body, fresh));
+            match deadline {
+                None => sending.await,
+                Some(deadline) => match tokio::time::timeout_at(deadline, sending.as_mut()).await {
+                    Ok(result) => result,
+                    Err(_) => return Err(timeout()),
+                },
+            }
         };
         match result {
             Ok((response, lease)) => {
@@ -233,11 +237,27 @@ async fn open_http1(
     if !fresh && let Some(connection) = endpoint.http1.checkout() {
         return Ok(connection);
     }
-    let io = dial(worker, cluster.config(), &endpoint.endpoint, ALPN_HTTP1).await?;
-    http1::handshake(io).await
+    // Boxed: most requests find a connection, and none of those is to carry the room for opening one.
+    Box::pin(async {
+        let io = dial(worker, cluster.config(), &endpoint.endpoint, ALPN_HTTP1).await?;
+        http1::handshake(io).await
+    })
+    .await
 }
 
 async fn open_http2(
+    worker: &Rc<Worker>,
+    cluster: &Rc<ClusterState>,
+    endpoint: &Rc<EndpointState>,
+) -> Result<http2::Stream, UpstreamError> {
+    if let Some(stream) = endpoint.http2.checkout() {
+        return Ok(stream);
+    }
+    // Boxed, as for HTTP/1.1.
+    Box::pin(wait_for_http2(worker, cluster, endpoint)).await
+}
+
+async fn wait_for_http2(
     worker: &Rc<Worker>,
     cluster: &Rc<ClusterState>,
     endpoint: &Rc<EndpointState>,
@@ -269,8 +289,8 @@ async fn send_http1(
     // A connection that rested may be closed by the peer at the moment it is used. What may be sent again is kept.
     let repeatable = outgoing.body.is_empty() && is_idempotent(&outgoing.method);
     // A sidecar may answer that the request can go elsewhere.
-    let request = build(outgoing, body, repeatable || refusable)?;
-    let mut error = match connection.sender.try_send_request(request).await {
+    let sending = connection.sender.try_send_request(build(outgoing, body, repeatable || refusable)?);
+    let mut error = match sending.await {
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
@@ -294,8 +314,8 @@ async fn send_http2(
     outgoing: &mut Outgoing,
     body: RequestBody,
 ) -> Result<Response<Incoming>, Failure> {
-    let request = build(outgoing, body, true)?;
-    let mut error = match stream.sender().try_send_request(request).await {
+    let sending = stream.sender().try_send_request(build(outgoing, body, true)?);
+    let mut error = match sending.await {
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
@@ -309,7 +329,7 @@ async fn send_http2(
 fn build(outgoing: &mut Outgoing, body: RequestBody, again: bool) -> Result<Request<RequestBody>, Failure> {
     let target = rewrite::target(outgoing.http2, &outgoing.authority, outgoing.path.clone());
     let Some(target) = target else {
-        let reason = format!("{:?} cannot be sent as an authority", outgoing.authority);
+        let reason = format!("{} and {} make no URI", outgoing.authority, outgoing.path);
         let error = UpstreamError::new(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, reason);
         return Err(Failure { error, kind: FailureKind::Final });
     };

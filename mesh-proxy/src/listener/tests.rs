@@ -70,7 +70,8 @@ fn open() -> Snapshot {
             cluster("inbound|1||", Discovery::OriginalDestination),
             cluster("BlackHoleCluster", Discovery::None),
         ]
-        .into(),
+        .into_iter()
+        .collect(),
         ..Snapshot::default()
     }
 }

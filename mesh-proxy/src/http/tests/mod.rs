@@ -378,7 +378,7 @@ fn routes_that_were_let_go_are_looked_up_again() {
             let Some(Demand::Listener(name, reply)) = mesh.demands.recv().await else { unreachable!() };
             assert_eq!(name.to_string(), LISTENER);
             let clusters = store.snapshot().clusters.clone();
-            let routes = [("r:80".to_owned(), Arc::new(all_to("reviews")))].into();
+            let routes = [("r:80".to_owned(), Arc::new(all_to("reviews")))].into_iter().collect();
             store.publish(Snapshot { clusters, routes, ..Snapshot::default() });
             let found = LookedUp { listener: None, used: Default::default() };
             reply.send(Arc::new(found)).unwrap();

@@ -335,30 +335,40 @@ pub struct Accepted {
 pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let Accepted { mut queue } = accepted;
     let mut connections = JoinSet::new();
-    loop {
+    let mut drain = worker.drain.clone();
+    // For all of them here: a connection that listened itself would ask at each of its wake-ups, under a lock that
+    // all workers share.
+    let mut stopping = pin!(drain.stopping());
+    let (mut open, mut stopped) = (true, false);
+    while open || !connections.is_empty() {
         tokio::select! {
-            handed = queue.recv() => match handed {
-                Some(handed) => {
+            handed = queue.recv(), if open => match handed {
+                Some(handed) if !stopped => {
                     connections.spawn_local(connection(Rc::clone(&worker), handed));
                 }
-                None => break,
+                Some(_) => {}
+                None => open = false,
             },
             Some(ended) = connections.join_next() => report(ended),
+            () = &mut stopping, if !stopped => {
+                stopped = true;
+                connections.abort_all();
+            }
         }
-    }
-    while let Some(ended) = connections.join_next().await {
-        report(ended);
     }
 }
 
 fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
+    if let Err(error) = ended
+        && !error.is_cancelled()
+    {
         tracing::error!(%error, "a connection's task broke");
     }
 }
 
 async fn connection(worker: Rc<Worker>, handed: Handed) {
-    let Handed { stream, peer, door, permit, mut guard, outbound } = handed;
+    // Held to the end: the place among all connections, and what keeps the process from being done.
+    let Handed { stream, peer, door, permit: _permit, guard: _guard, outbound: _outbound } = handed;
     let stream = match register(stream) {
         Ok(stream) => stream,
         Err(error) => {
@@ -367,17 +377,13 @@ async fn connection(worker: Rc<Worker>, handed: Handed) {
         }
     };
     // Boxed: the futures of both directions are large, and one of them is enough.
-    let serve: std::pin::Pin<Box<dyn Future<Output = ()>>> = match door {
+    let serving: std::pin::Pin<Box<dyn Future<Output = ()>>> = match door {
         Door::Inbound(port) => Box::pin(inbound::serve(worker, stream, peer, port)),
         Door::Outbound => Box::pin(outbound::serve(worker, stream, peer)),
         Door::CapturedInbound(capture) => Box::pin(inbound::captured(worker, stream, peer, capture)),
         Door::CapturedOutbound => Box::pin(outbound::captured(worker, stream, peer)),
     };
-    tokio::select! {
-        () = serve => {}
-        () = guard.stopping() => {}
-    }
-    drop((permit, outbound));
+    serving.await;
 }
 
 /// Makes the socket this worker's own.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
+use http::uri::Authority;
 use mesh_common::xds::proto::config::route::v3 as pb;
 use mesh_common::xds::proto::r#type::matcher::v3::RegexMatchAndSubstitute;
 
@@ -244,11 +245,11 @@ fn substitution_of(errors: &mut Errors, re2: &str) -> Option<Substitution> {
 fn host_rewrite(
     errors: &mut Errors,
     host: Option<pb::route_action::HostRewriteSpecifier>,
-) -> Option<Option<HeaderValue>> {
+) -> Option<Option<Authority>> {
     match host {
         None => Some(None),
         Some(pb::route_action::HostRewriteSpecifier::HostRewriteLiteral(host)) => {
-            let value = HeaderValue::from_str(&host).map_err(|_| format!("{host:?} is not a host"));
+            let value = host.parse().map_err(|_| format!("{host:?} is not a host"));
             errors.check("host_rewrite_literal", value).map(Some)
         }
         Some(_) => errors.refuse("only host_rewrite_literal is supported"),

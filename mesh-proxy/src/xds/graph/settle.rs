@@ -13,7 +13,9 @@ use mesh_common::xds::names::{ClusterName, ListenerName};
 use super::{Answer, Graph, Slot, references};
 use crate::config::cluster::{Cluster, Discovery, Endpoints};
 use crate::config::listener::Listener;
-use crate::config::store::{LastUsed, LiveCluster, LookedUp, LookedUpWorkload, PeerWorkload, Snapshot};
+use crate::config::store::{
+    ByName, LastUsed, LiveCluster, LookedUp, LookedUpWorkload, PeerWorkload, Snapshot,
+};
 
 /// Names of the resources that something in the graph names.
 #[derive(Default)]
@@ -225,7 +227,7 @@ fn is_answered<C, L>(slots: &HashMap<String, Slot<C, L>>, name: &str) -> bool {
     slots.get(name).is_some_and(|slot| slot.live.is_some())
 }
 
-fn in_force<C, L: Clone>(slots: &HashMap<String, Slot<C, L>>) -> HashMap<String, L> {
+fn in_force<C, L: Clone>(slots: &HashMap<String, Slot<C, L>>) -> ByName<L> {
     slots.iter().filter_map(|(name, slot)| Some((name.clone(), slot.live.as_ref()?.clone()?))).collect()
 }
 
