@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
 use crate::http2::MESSAGE;
-use crate::{GRPC_HEAD, grpc_message};
+use crate::{GRPC_HEAD, Local, grpc_message};
 
 /// Serves for ever: HTTP/2 without TLS, or HTTP/1.1.
 pub async fn serve(listener: TcpListener, over_http2: bool) {
@@ -33,15 +33,6 @@ pub async fn serve(listener: TcpListener, over_http2: bool) {
             // A connection that fails is the client's to see.
             served.unwrap_or_default();
         });
-    }
-}
-
-#[derive(Clone)]
-struct Local;
-
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
     }
 }
 

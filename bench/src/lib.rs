@@ -10,6 +10,16 @@ pub mod parts;
 pub mod report;
 pub mod schedule;
 
+/// Runs hyper's tasks on the thread that they come from.
+#[derive(Debug, Clone, Copy)]
+pub struct Local;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
 /// Length of a gRPC message's head.
 pub(crate) const GRPC_HEAD: usize = 5;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
+use tokio::task::JoinSet;
 
 use crate::report::{Report, Tally};
 use crate::schedule::{self, Due};
@@ -112,20 +113,20 @@ impl Load {
     /// Connections that rest.
     async fn open(&self) -> Result<Vec<http1::Connection>> {
         ensure!(self.rate.is_none(), "connections that rest have no rate");
-        let mut all = Vec::new();
-        let request = http1::request(&self.authority, self.bytes, false);
-        // All of them wait for their answers at once, so that none can use another one's upstream connection.
-        for batch in 0..self.connections.div_ceil(BATCH) {
-            let size = BATCH.min(self.connections - batch * BATCH);
-            for _ in 0..size {
-                all.push(http1::Connection::open(self.to).await?);
-            }
+        // At once, so that few can use another one's upstream connection.
+        let mut opening = JoinSet::new();
+        for _ in 0..self.connections {
+            let (to, request) = (self.to, http1::request(&self.authority, self.bytes, false));
+            opening.spawn_local(async move {
+                let mut connection = http1::Connection::open(to).await?;
+                connection.exchange(request.as_bytes()).await?;
+                anyhow::Ok(connection)
+            });
         }
-        for connection in &mut all {
-            connection.exchange(request.as_bytes()).await?;
+        let mut all = Vec::new();
+        while let Some(opened) = opening.join_next().await {
+            all.push(opened??);
         }
         Ok(all)
     }
 }
-
-const BATCH: usize = 100;

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::{cell::RefCell, io};
 
 use anyhow::{Context as _, Result, bail};
+use bench::Local;
 use clap::Parser;
 use hyper::body::Incoming;
 use hyper::client::conn;
@@ -186,10 +187,13 @@ struct Relay {
 async fn listen(listener: TcpListener, relays: Vec<Rc<Relay>>) -> Result<()> {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let wanted = socket2::SockRef::from(&stream).original_dst_v4().ok().and_then(|to| to.as_socket());
         let relay = match &relays[..] {
             [only] => Some(only),
-            several => several.iter().find(|relay| Some(relay.route.listen) == wanted),
+            several => {
+                let wanted = socket2::SockRef::from(&stream).original_dst_v4().ok();
+                let wanted = wanted.and_then(|to| to.as_socket());
+                several.iter().find(|relay| Some(relay.route.listen) == wanted)
+            }
         };
         if let Some(relay) = relay.map(Rc::clone) {
             // A connection that fails is the client's to see.
@@ -282,15 +286,6 @@ impl std::fmt::Display for Failed {
 }
 
 impl std::error::Error for Failed {}
-
-#[derive(Clone)]
-struct Local;
-
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
 
 /// A connection with or without TLS.
 enum Io {

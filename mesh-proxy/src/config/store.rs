@@ -36,8 +36,8 @@ pub struct Snapshot {
     pub workloads: HashMap<IpAddr, Arc<LookedUpWorkload>>,
 }
 
-/// Resources of the control plane by their names. Each request looks for some, and nobody chooses names in order to
-/// make them collide: a fast hash will do.
+/// Resources of the control plane by their names. Each request looks for some, and only those are there that this pod
+/// uses: a fast hash will do, which somebody could make collide for nobody but himself.
 pub type ByName<T> = HashMap<String, T, rustc_hash::FxBuildHasher>;
 
 /// The answer to a look-up by name.

@@ -263,15 +263,15 @@ async fn wait_for_http2(
     endpoint: &Rc<EndpointState>,
 ) -> Result<http2::Stream, UpstreamError> {
     for _ in 0..MAX_CROWDED {
-        if let Some(stream) = endpoint.http2.checkout() {
-            return Ok(stream);
-        }
         let connect = || {
             let (worker, live) = (Rc::clone(worker), std::sync::Arc::clone(cluster.live()));
             let endpoint = std::sync::Arc::clone(&endpoint.endpoint);
             async move { http2::handshake(dial(&worker, &live.config, &endpoint, ALPN_HTTP2).await?).await }
         };
         endpoint.http2.opened(connect).await?;
+        if let Some(stream) = endpoint.http2.checkout() {
+            return Ok(stream);
+        }
     }
     let address = endpoint.endpoint.address;
     Err(UpstreamError::new(
