@@ -14,6 +14,7 @@ use mesh_common::telemetry::admin::{self, AdminState};
 use mesh_common::telemetry::log::LogLevel;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::certificate::{Keeper, ServingCertificate, server_config};
 use crate::events;
@@ -54,6 +55,7 @@ pub struct App {
     /// Whatever still runs when this is dropped is aborted.
     _tasks: JoinSet<()>,
     trigger: mesh_common::process::DrainTrigger,
+    leaving: CancellationToken,
     addresses: Addresses,
 }
 
@@ -121,14 +123,16 @@ impl App {
             roots.present().await;
             keeper.run(first).await;
         });
-        tasks.spawn(Server::new(listener, server_config(serving)?, webhook, Limits::default()).run(guard));
+        let leaving = CancellationToken::new();
+        let tls = server_config(serving)?;
+        tasks.spawn(Server::new(listener, tls, webhook, Limits::default(), leaving.clone()).run(guard));
         let state = AdminState { readiness, registry: metrics.registry(), log_level };
         tasks.spawn(serve_pages(pages, admin::common_pages(state)));
         if let Some(path) = &options.address_file {
             write_addresses(path, addresses).await?;
         }
         tracing::info!(webhook = %addresses.webhook, admin = %addresses.admin, "injector started");
-        Ok(Self { _tasks: tasks, trigger, addresses })
+        Ok(Self { _tasks: tasks, trigger, leaving, addresses })
     }
 
     /// Where it listens.
@@ -136,8 +140,10 @@ impl App {
         self.addresses
     }
 
-    /// Takes calls for `propagation` more, then finishes what is under way. Returns whether all finished in time.
+    /// Takes calls for `propagation` more, the last one on each connection, then finishes what is under way. Returns
+    /// whether all finished in time.
     pub async fn stop(self, propagation: Duration, deadline: Duration) -> bool {
+        self.leaving.cancel();
         tokio::time::sleep(propagation).await;
         self.trigger.drain(deadline).await
     }

@@ -1,5 +1,5 @@
 //! What an earlier run left in the pod, and how a wanted element gets into a list: left alone where it is there, as
-//! others may have added to it; replaced where something is missing; else put in.
+//! others may have added to it; written anew where something is missing, with what others added; else put in.
 
 use serde_json::{Value, json};
 
@@ -61,10 +61,39 @@ pub(super) fn take(spec: &mut Value, list: &str, name: &str) {
 /// Puts a named element into a list, at `at` if it is not there.
 pub(super) fn put(list: &mut Vec<Value>, wanted: Value, at: impl Fn(&Vec<Value>) -> usize) {
     match list.iter_mut().find(|it| it["name"] == wanted["name"]) {
-        Some(present) if holds(present, &wanted) => {}
-        Some(present) => *present = wanted,
+        Some(present) if holds(present, &wanted) && !outdated(present, &wanted) => {}
+        Some(present) => {
+            let old = std::mem::replace(present, wanted);
+            ADDED.iter().for_each(|(list, key)| keep_added(present, &old, list, key));
+        }
         None => list.insert(at(list), wanted),
     }
+}
+
+/// What other webhooks add to a container that is not theirs: the list, and what tells its elements apart.
+const ADDED: [(&str, &str); 2] = [("env", "name"), ("volumeMounts", "mountPath")];
+/// What nobody but the injector says.
+const OWN: [&str; 2] = [PROBES_ENV, METRICS_ENV];
+
+/// Whether `present` says something of the application that is no longer so.
+fn outdated(present: &Value, wanted: &Value) -> bool {
+    OWN.iter().any(|name| has(present, "env", "name", name) && !has(wanted, "env", "name", name))
+}
+
+/// Takes over from `old` what is in its list and not in the one of `container`.
+fn keep_added(container: &mut Value, old: &Value, list: &str, key: &str) {
+    let all = old[list].as_array().into_iter().flatten();
+    let is_added = |it: &&Value| {
+        it[key].as_str().is_some_and(|name| !OWN.contains(&name) && !has(container, list, key, name))
+    };
+    let added: Vec<Value> = all.filter(is_added).cloned().collect();
+    if !added.is_empty() {
+        array(container, list).extend(added);
+    }
+}
+
+fn has(container: &Value, list: &str, key: &str, name: &str) -> bool {
+    container[list].as_array().is_some_and(|all| all.iter().any(|it| it[key] == name))
 }
 
 /// The same, and at the end of the list wherever it was.

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::Limits;
 use crate::review;
@@ -26,6 +27,7 @@ pub(super) struct Service {
     /// KiB of all bodies together.
     pub(super) budget: Arc<Semaphore>,
     pub(super) limits: Limits,
+    pub(super) leaving: CancellationToken,
 }
 
 /// What is wrong with a request.
@@ -46,7 +48,14 @@ impl Service {
         let service = Arc::clone(service);
         service_fn(move |request| -> Answering {
             let service = Arc::clone(&service);
-            Box::pin(async move { Ok(service.respond(request).await) })
+            Box::pin(async move {
+                let version = request.version();
+                let mut response = service.respond(request).await;
+                if service.leaving.is_cancelled() && version < Version::HTTP_2 {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok(response)
+            })
         })
     }
 
@@ -58,7 +67,7 @@ impl Service {
                 tracing::info!(%status, why, "a request that is none of the API server's was refused");
                 let mut response = response(status, "text/plain; charset=utf-8", format!("{why}\n").into());
                 if status == StatusCode::METHOD_NOT_ALLOWED {
-                    response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static("POST"));
+                    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
                 }
                 response
             }
@@ -136,6 +145,6 @@ fn too_large(most: usize) -> Wrong {
 fn response(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }

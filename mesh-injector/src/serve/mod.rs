@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
@@ -70,11 +71,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// On a bound listener.
-    pub fn new(listener: TcpListener, tls: rustls::ServerConfig, webhook: Webhook, limits: Limits) -> Self {
+    /// On a bound listener. Once `leaving` is cancelled, every answer of HTTP/1 ends its connection: the API server
+    /// never learns in time that a connection at rest is closed, so those in use must have gone elsewhere before.
+    pub fn new(
+        listener: TcpListener,
+        tls: rustls::ServerConfig,
+        webhook: Webhook,
+        limits: Limits,
+        leaving: CancellationToken,
+    ) -> Self {
         let metrics = webhook.metrics.clone();
         let budget = Arc::new(Semaphore::new(limits.bodies_kib));
-        let service = http::Service { webhook, budget, limits: limits.clone() };
+        let service = http::Service { webhook, budget, limits: limits.clone(), leaving };
         Self {
             listener,
             service: Arc::new(service),

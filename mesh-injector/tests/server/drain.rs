@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use hyper_util::rt::TokioIo;
 use mesh_test::wait::PATIENCE;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::world::{World, pod, review_of};
+use crate::world::{World, pod, post, read, review_of};
 
 #[tokio::test]
 async fn a_call_under_way_is_answered() -> Result<()> {
@@ -28,6 +29,27 @@ async fn a_call_under_way_is_answered() -> Result<()> {
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"allowed\":true"), "{answer}");
     assert!(tokio::time::timeout(PATIENCE, draining).await??, "all finished in time");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_connection_in_use_is_given_up_before_the_drain() -> Result<()> {
+    let world = World::start().await?;
+    let io = TokioIo::new(world.tls("http/1.1").await?);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+    let driver = tokio::spawn(connection);
+    for leaving in [false, true] {
+        if leaving {
+            world.leaving.cancel();
+        }
+        let response = sender.send_request(post(review_of("shop", &pod()).to_string())).await?;
+        assert_eq!(response.headers().get("connection").is_some_and(|it| it == "close"), leaving);
+        assert_eq!(read(response).await?.0, 200);
+    }
+    // The server has closed it.
+    tokio::time::timeout(PATIENCE, driver).await???;
+    // Whoever comes meanwhile is served.
+    world.review(&review_of("shop", &pod())).await?;
     Ok(())
 }
 

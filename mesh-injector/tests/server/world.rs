@@ -30,6 +30,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, namespace};
 
@@ -42,6 +43,7 @@ pub(crate) struct World {
     pub(crate) serving: Arc<ServingCertificate>,
     pub(crate) metrics: Metrics,
     pub(crate) trigger: Option<DrainTrigger>,
+    pub(crate) leaving: CancellationToken,
     _tasks: JoinSet<()>,
 }
 
@@ -86,13 +88,23 @@ impl World {
             own_namespace: "mesh-system".to_owned(),
         };
         let (trigger, guard): (DrainTrigger, DrainGuard) = drain();
-        let server = Server::new(listener, server_config(Arc::clone(&serving))?, webhook, limits);
+        let (tls, leaving) = (server_config(Arc::clone(&serving))?, CancellationToken::new());
+        let server = Server::new(listener, tls, webhook, limits, leaving.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(server.run(guard));
         tasks.spawn(writer.run());
         tasks.spawn(namespaces.follow(readiness.condition("namespaces")));
         tasks.spawn(version.follow(api.client(), readiness.condition("version")));
-        let world = Self { api, address, authority, serving, metrics, trigger: Some(trigger), _tasks: tasks };
+        let world = Self {
+            api,
+            address,
+            authority,
+            serving,
+            metrics,
+            trigger: Some(trigger),
+            leaving,
+            _tasks: tasks,
+        };
         world.renew()?;
         wait::until("the watches are in sync", PATIENCE, async || {
             readiness.missing().is_empty().then_some(())
@@ -127,7 +139,7 @@ impl World {
         answer
     }
 
-    /// The answer to a review, by HTTP/2 as the API server does it.
+    /// The answer to a review, by HTTP/2.
     pub(crate) async fn review(&self, review: &Value) -> Result<Value> {
         let io = TokioIo::new(self.tls("h2").await?);
         let (mut sender, connection) =

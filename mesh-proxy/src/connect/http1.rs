@@ -87,8 +87,8 @@ impl Pool {
 
 /// Speaks HTTP/1.1 over an open connection. The task that drives it ends when the sender is dropped.
 pub(crate) async fn handshake(io: Io) -> Result<Http1, UpstreamError> {
-    let mut builder = Builder::new();
-    builder.max_headers(crate::http::headers::MAX_HEADERS);
+    // Answers with more than MAX_HEADERS headers fail: that is hyper's own bound, and one that is told goes to the heap.
+    let builder = Builder::new();
     let (sender, driver) = builder.handshake::<_, RequestBody>(TokioIo::new(io)).await.map_err(|error| {
         UpstreamError::new(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, format!("HTTP/1.1: {error}"))
     })?;

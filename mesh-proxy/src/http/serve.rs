@@ -152,17 +152,19 @@ impl Downstream {
 impl AsyncRead for Downstream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.ahead.is_empty() {
-            let length = this.ahead.len().min(buf.remaining());
-            buf.put_slice(&this.ahead.split_to(length));
+        let before = buf.filled().len();
+        let ahead = this.ahead.len().min(buf.remaining());
+        buf.put_slice(&this.ahead.split_to(ahead));
+        if ahead > 0 && buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
+        // What follows at once is read with it: hyper doubles its buffer when it has to read twice for one head.
         let read = Pin::new(&mut this.io).poll_read(cx, buf);
-        if buf.filled().len() > before {
+        if buf.filled().len() > before + ahead {
             this.note();
         }
-        read
+        // If this failed, so does the next.
+        if ahead > 0 { Poll::Ready(Ok(())) } else { read }
     }
 }
 

@@ -16,6 +16,7 @@ use mesh_test::client::{Dialer, Http2Client, HttpClient};
 use mesh_test::load::{self, End, Load};
 use mesh_test::server::Server;
 use mesh_test::topology::App;
+use mesh_test::wait;
 use mesh_test::wire::Packets;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
@@ -26,6 +27,8 @@ use tokio::time::Instant;
 enum Command {
     /// Serves until SIGTERM, then ends at once, whatever is open. Without ports it only waits for that.
     Serve(Serve),
+    /// Waits until HOST:PORT takes connections.
+    Reach { target: String },
     /// One request.
     Get(Get),
     /// Many requests.
@@ -155,6 +158,10 @@ async fn run(command: Command) -> Result<String> {
     let client = HttpClient::with(Dialer::System);
     Ok(match command {
         Command::Serve(options) => return serve(options).await,
+        Command::Reach { target } => {
+            wait::until_ok(&format!("{target} takes connections"), PATIENCE, || dial(&target)).await?;
+            String::new()
+        }
         Command::Get(options) => serde_json::to_string(&get(&client, options).await?)?,
         Command::Send(options) => {
             let tally =

@@ -13,7 +13,7 @@ use crate::cluster::space::{PROXY, Space, account};
 use crate::runner::figure;
 
 /// The most that a sidecar may hold in memory when nothing happens, in MB.
-const MEMORY_MB: f64 = 15.5;
+const MEMORY_MB: f64 = 15.0;
 /// The longest from a sidecar's start to its being ready.
 const READY: Duration = Duration::from_millis(300);
 /// The longest that the median injection may take.

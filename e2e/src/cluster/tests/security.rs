@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use mesh_test::app::Seen;
+use mesh_test::app::{PATH, Seen};
 use mesh_test::wait;
 use serde_json::json;
 
@@ -76,7 +76,8 @@ pub(super) async fn strict_and_probes(space: &Space, _: &Settings) -> Result<()>
     space.apply(&[peer_authentication("STRICT")]).await?;
     // Every kind of probe, by number and by name, and handlers.
     let mut server = space.server("orders", "v1", 1);
-    let container = &mut server[1]["spec"]["template"]["spec"]["containers"][0];
+    let containers = &mut server[1]["spec"]["template"]["spec"]["containers"];
+    let container = &mut containers[0];
     container["ports"] =
         json!([{ "name": "web", "containerPort": 8080 }, { "name": "raw", "containerPort": 9090 }]);
     container["readinessProbe"] =
@@ -84,7 +85,14 @@ pub(super) async fn strict_and_probes(space: &Space, _: &Settings) -> Result<()>
     container["livenessProbe"] =
         json!({ "tcpSocket": { "port": "raw" }, "periodSeconds": 1, "failureThreshold": 2 });
     container["startupProbe"] = json!({ "httpGet": { "path": "/start", "port": 8080 }, "periodSeconds": 1 });
-    container["lifecycle"] = json!({ "postStart": { "httpGet": { "path": "/began", "port": "web" } } });
+    // The kubelet calls a handler once, so it has to find the application listening: it belongs to a second container,
+    // which is not started before the first one's handler has waited for that.
+    container["lifecycle"] =
+        json!({ "postStart": { "exec": { "command": [PATH, "reach", "127.0.0.1:8080"] } } });
+    let mut second = space.pod_spec("orders", "v1", &["serve"])["containers"][0].take();
+    second["name"] = json!("second");
+    second["lifecycle"] = json!({ "postStart": { "httpGet": { "path": "/began", "port": 8080 } } });
+    containers.as_array_mut().context("no containers")?.push(second);
     space.apply(&server).await?;
     space.apply(&[space.service("orders", json!({ "app": "orders" }))]).await?;
     let client = space.client("client").await?;
