@@ -39,7 +39,7 @@ SCENARIOS = {scenario.name: scenario for scenario in (
     Scenario("connect", "a new connection for each request, 16 at a time", "tcp",
              ("--kind", "connect", *ONE, "--connections", "16"),
              ("direct", "envoy", "envoy-x25519", "floor", "mesh")),
-    Scenario("idle", "1,000 HTTP/1.1 connections that rest after one request", "http1",
+    Scenario("idle", "1,000 HTTP/1.1 connections, 25 s after their only request", "http1",
              ("--kind", "idle", *ONE, "--connections", "1000")),
 )}
 

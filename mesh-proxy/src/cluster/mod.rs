@@ -253,6 +253,16 @@ fn plain(address: SocketAddr) -> Arc<Endpoint> {
     })
 }
 
+/// Upstream connections at rest.
+#[cfg(test)]
+pub(crate) fn resting(worker: &Worker) -> usize {
+    let clusters = worker.clusters.0.borrow();
+    let count = |cluster: &Rc<ClusterState>| -> usize {
+        cluster.current.borrow().all.iter().map(|endpoint| endpoint.http1.resting()).sum()
+    };
+    clusters.values().map(count).sum()
+}
+
 /// Shrinks pools and drops clusters that are gone.
 pub(crate) fn sweep(worker: &Worker, now: Instant) {
     let snapshot = worker.store.snapshot();

@@ -1,27 +1,33 @@
-//! HTTP/1.1 connections to one endpoint: those at rest, for the next request. A connection is used by one
-//! request at a time; one that is not known to be at rest is never handed out.
+//! HTTP/1.1 connections to one endpoint that wait for the next request. A connection is used by one request at a time; one
+//! that is not known to be idle is never handed out.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::UpstreamError;
+use super::rest::{Handle, lend};
 use crate::connection::Io;
 use crate::http::body::RequestBody;
 use crate::telemetry::ResponseFlags;
 
-/// Connections at rest, at most.
-const MAX_IDLE: usize = 128;
-/// A connection at rest is closed after this time.
+/// Connections that wait, at most. As many as there are requests at once: one that is closed now is opened again, with a
+/// handshake, at the next moment.
+const MAX_IDLE: usize = 1024;
+/// A connection that waits is closed after this time.
 const IDLE: Duration = Duration::from_secs(60);
+/// After this time it rests: it is kept without HTTP.
+const REST: Duration = Duration::from_secs(2);
 
 /// The pool of one endpoint.
 #[derive(Default)]
 pub(crate) struct Pool {
     idle: RefCell<Vec<Http1>>,
+    resting: RefCell<Vec<Resting>>,
     closed: Cell<bool>,
 }
 
@@ -33,6 +39,14 @@ pub(crate) struct Http1 {
     last_used: Instant,
     /// Whether a request was answered on it: only then can the peer have closed it for having been idle.
     pub(crate) reused: bool,
+    handle: Handle,
+}
+
+/// One that rests.
+struct Resting {
+    handle: Handle,
+    born: Instant,
+    last_used: Instant,
 }
 
 impl Pool {
@@ -50,13 +64,22 @@ impl Pool {
             }
             // Else its last response has just ended, or its last request has not: it stays.
         }
+        drop(idle);
+        let mut resting = self.resting.borrow_mut();
+        while let Some(Resting { handle, born, .. }) = resting.pop() {
+            // It takes no time: nothing passes.
+            if let Some(Ok(connection)) = handle.take().and_then(|io| handshake(io).now_or_never()) {
+                return Some(Http1 { born, reused: true, ..connection });
+            }
+        }
         None
     }
 
     /// Takes a connection back whose response has ended.
     pub(crate) fn checkin(&self, mut connection: Http1, now: Instant) {
         let mut idle = self.idle.borrow_mut();
-        if self.closed.get() || connection.sender.is_closed() || idle.len() >= MAX_IDLE {
+        let waiting = idle.len() + self.resting.borrow().len();
+        if self.closed.get() || connection.sender.is_closed() || waiting >= MAX_IDLE {
             return;
         }
         connection.reused = true;
@@ -64,39 +87,55 @@ impl Pool {
         idle.push(connection);
     }
 
-    /// Closes what has rested for long, or lived for longer than `max_age`.
+    /// Closes what has waited for long, or lived for longer than `max_age`, and lets rest what has waited for a while.
     pub(crate) fn sweep(&self, now: Instant, max_age: Duration) {
-        self.idle.borrow_mut().retain(|connection| {
-            !connection.sender.is_closed()
-                && now.duration_since(connection.last_used) < IDLE
-                && now.duration_since(connection.born) < max_age
-        });
+        let is_old =
+            |born, last_used| now.duration_since(born) >= max_age || now.duration_since(last_used) >= IDLE;
+        let mut resting = self.resting.borrow_mut();
+        resting.retain(|it| !it.handle.is_gone() && !is_old(it.born, it.last_used));
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|it| !it.sender.is_closed() && !is_old(it.born, it.last_used));
+        let rests = |it: &mut Http1| it.sender.is_ready() && now.duration_since(it.last_used) >= REST;
+        resting.extend(idle.extract_if(.., rests).map(|Http1 { handle, born, last_used, .. }| {
+            // It comes back when hyper hears that there will be no other request.
+            handle.recall();
+            Resting { handle, born, last_used }
+        }));
     }
 
-    /// Closes everything at rest, and what comes back later.
+    /// Closes everything that waits, and what comes back later.
     pub(crate) fn close(&self) {
         self.closed.set(true);
         self.idle.borrow_mut().clear();
+        self.resting.borrow_mut().clear();
     }
 
-    /// Connections at rest.
+    #[cfg(test)]
+    pub(crate) fn resting(&self) -> usize {
+        self.resting.borrow().iter().filter(|it| it.handle.is_held()).count()
+    }
+
+    /// Connections that wait.
     pub(crate) fn len(&self) -> usize {
-        self.idle.borrow().len()
+        self.idle.borrow().len() + self.resting.borrow().len()
     }
 }
 
-/// Speaks HTTP/1.1 over an open connection. The task that drives it ends when the sender is dropped.
+/// Speaks HTTP/1.1 over an open connection. The task that drives it ends with its owner.
 pub(crate) async fn handshake(io: Io) -> Result<Http1, UpstreamError> {
     // Answers with more than MAX_HEADERS headers fail: that is hyper's own bound, and one that is told goes to the heap.
     let builder = Builder::new();
-    let (sender, driver) = builder.handshake::<_, RequestBody>(TokioIo::new(io)).await.map_err(|error| {
-        UpstreamError::new(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, format!("HTTP/1.1: {error}"))
-    })?;
+    let (lent, handle, keeper) = lend(io);
+    let (sender, driver) =
+        builder.handshake::<_, RequestBody>(TokioIo::new(lent)).await.map_err(|error| {
+            UpstreamError::new(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, format!("HTTP/1.1: {error}"))
+        })?;
     tokio::task::spawn_local(async move {
-        if let Err(error) = driver.with_upgrades().await {
-            tracing::debug!(%error, "upstream HTTP/1.1 connection ended");
+        match driver.with_upgrades().await {
+            Ok(()) => keeper.keep().await,
+            Err(error) => tracing::debug!(%error, "upstream HTTP/1.1 connection ended"),
         }
     });
     let now = Instant::now();
-    Ok(Http1 { sender, born: now, last_used: now, reused: false })
+    Ok(Http1 { sender, born: now, last_used: now, reused: false, handle })
 }

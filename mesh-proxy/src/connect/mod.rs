@@ -6,6 +6,7 @@ pub mod dns;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub mod own;
+mod rest;
 pub(crate) mod tcp;
 
 use std::sync::Arc;

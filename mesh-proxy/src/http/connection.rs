@@ -13,6 +13,7 @@ use mesh_common::process::{DrainGuard, Phase};
 use mesh_common::spiffe::SpiffeId;
 use tokio::time::Instant;
 
+use super::downstream::Flow;
 use super::record::Place;
 use super::{Scope, headers};
 use crate::cluster::ClusterState;
@@ -30,6 +31,8 @@ const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// Without an HTTP connection manager (forward proxy), as Envoy's defaults.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// What has had nothing to do for this long gives back what it can do without.
+const REST: Duration = Duration::from_secs(2);
 
 /// One downstream connection.
 pub(crate) struct Conn {
@@ -50,6 +53,7 @@ pub(crate) struct Conn {
     source: RefCell<Source>,
     series: RefCell<Vec<Cached>>,
     order: Cell<Order>,
+    rest: Cell<Rest>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -82,33 +86,51 @@ pub(crate) enum Order {
     Abort,
 }
 
+/// Whether a connection rests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Rest {
+    /// It cannot.
+    #[default]
+    No,
+    /// It would if it were told to.
+    Could,
+    /// It is told to.
+    Asked,
+    /// It does.
+    Rests,
+}
+
 /// When a connection was last active.
 pub(crate) struct Activity {
     requests: Cell<u32>,
     /// No request since then.
     idle_since: Cell<Instant>,
-    /// The first byte of a request's head came then; set by the reading side, in milliseconds since `born`.
-    head_since: Arc<std::sync::atomic::AtomicU64>,
+    flow: Arc<Flow>,
     born: Instant,
 }
 
 impl Activity {
-    fn new(head_since: Arc<std::sync::atomic::AtomicU64>) -> Self {
+    fn new(flow: Arc<Flow>) -> Self {
         let now = Instant::now();
-        Self { requests: Cell::new(0), idle_since: Cell::new(now), head_since, born: now }
+        Self { requests: Cell::new(0), idle_since: Cell::new(now), flow, born: now }
     }
 
     pub(crate) fn begin(&self) {
         self.requests.set(self.requests.get() + 1);
-        self.head_since.store(0, std::sync::atomic::Ordering::Relaxed);
+        self.flow.head_ended();
     }
 
     pub(crate) fn end(&self, now: Instant) {
         self.requests.set(self.requests.get().saturating_sub(1));
         if self.requests.get() == 0 {
             self.idle_since.set(now);
-            self.head_since.store(0, std::sync::atomic::Ordering::Relaxed);
+            self.flow.head_ended();
         }
+    }
+
+    /// Whether there is no request, not even the beginning of one.
+    fn is_idle(&self) -> bool {
+        self.requests.get() == 0 && self.flow.head_since().is_none()
     }
 
     /// What the times say should happen.
@@ -121,9 +143,8 @@ impl Activity {
         let (head, idle) = manager.map_or((HEADERS_TIMEOUT, Some(IDLE_TIMEOUT)), |manager| {
             (manager.request_headers_timeout, manager.idle_timeout)
         });
-        let head_since = self.head_since.load(std::sync::atomic::Ordering::Relaxed);
-        let head_late = head_since > 0
-            && now.duration_since(self.born).as_millis() as u64 > head_since + head.as_millis() as u64;
+        let age = now.duration_since(self.born).as_millis() as u64;
+        let head_late = self.flow.head_since().is_some_and(|since| age > since + head.as_millis() as u64);
         if head_late && !head.is_zero() {
             return Order::Abort;
         }
@@ -141,7 +162,7 @@ impl Conn {
         worker: Rc<Worker>,
         connection: Connection,
         scope: Scope,
-        head_since: Arc<std::sync::atomic::AtomicU64>,
+        flow: Arc<Flow>,
     ) -> (Rc<Self>, Io) {
         let Connection { io, direction, peer, target, app, identity, security } = connection;
         let client_cert =
@@ -154,12 +175,13 @@ impl Conn {
             app,
             scope,
             client_cert,
-            activity: Activity::new(head_since),
+            activity: Activity::new(flow),
             security,
             source: RefCell::new(Source::Asked(Vec::new())),
             identity,
             series: RefCell::default(),
             order: Cell::default(),
+            rest: Cell::default(),
             waker: RefCell::default(),
             _drain: worker.drain.guard(),
             worker,
@@ -202,12 +224,43 @@ impl Conn {
         self.order.get()
     }
 
+    /// From now on the connection could rest if it had nothing to do.
+    pub(super) fn may_rest(&self) {
+        self.rest.set(Rest::Could);
+    }
+
+    /// It rests.
+    pub(super) fn rests(&self) {
+        self.rest.set(Rest::Rests);
+    }
+
+    /// Whether it is to rest now; told once, and only while it has nothing to do.
+    pub(super) fn is_to_rest(&self) -> bool {
+        let asked = self.rest.get() == Rest::Asked;
+        if asked {
+            self.rest.set(Rest::Could);
+        }
+        asked && self.activity.is_idle()
+    }
+
+    fn ask_to_rest(&self, now: Instant) {
+        let long = now.duration_since(self.activity.idle_since.get()) >= REST;
+        if self.rest.get() == Rest::Could && self.activity.is_idle() && long {
+            self.rest.set(Rest::Asked);
+            self.wake();
+        }
+    }
+
     fn raise(&self, order: Order) {
         if order > self.order.get() {
             self.order.set(order);
-            if let Some(waker) = self.waker.borrow().as_ref() {
-                waker.wake_by_ref();
-            }
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
         }
     }
 
@@ -328,6 +381,13 @@ impl Connections {
         self.all.borrow_mut().push(Rc::downgrade(conn));
     }
 
+    /// How many rest.
+    #[cfg(test)]
+    pub(crate) fn resting(&self) -> usize {
+        let all = self.all.borrow();
+        all.iter().filter(|conn| conn.upgrade().is_some_and(|conn| conn.rest.get() == Rest::Rests)).count()
+    }
+
     /// Looks at every connection; called from time to time.
     pub(crate) fn watch(&self, phase: Phase, inbound: Option<&Arc<Listener>>, now: Instant) {
         if phase >= Phase::Draining && self.draining_since.get().is_none() {
@@ -338,6 +398,7 @@ impl Connections {
         self.all.borrow_mut().retain(|conn| {
             let Some(conn) = conn.upgrade() else { return false };
             conn.raise(conn.activity.order(now, conn.manager()));
+            conn.ask_to_rest(now);
             if inbound.is_some_and(|inbound| conn.is_outdated(inbound)) {
                 conn.raise(Order::Drain);
             }

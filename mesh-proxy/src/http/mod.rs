@@ -4,6 +4,7 @@
 pub(crate) mod body;
 pub(crate) mod clock;
 pub(crate) mod connection;
+mod downstream;
 mod exchange;
 mod forward;
 pub(crate) mod grpc;

@@ -1,37 +1,33 @@
 //! One downstream connection to its end: which HTTP version, hyper's server over it, the worker's orders to
 //! close. The first bytes decide, never a guess from the port.
 
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::io::AsyncWriteExt;
 
 use super::connection::{Conn, Order};
+use super::downstream::{Downstream, Flow};
 use super::{LocalExec, Scope, exchange, headers};
 use crate::connect::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
-use crate::connection::{Connection, Io};
+use crate::connection::Connection;
 use crate::worker::Worker;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Requests at the same time on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 200;
 const MAX_HEADER_LIST: u32 = 64 * 1024;
 
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, connection: Connection, scope: Scope) {
-    let head_since = Arc::new(AtomicU64::new(0));
-    let (conn, io) = Conn::new(worker, connection, scope, Arc::clone(&head_since));
-    let mut io = Downstream { io, ahead: Bytes::new(), head_since: Some(head_since), born: Instant::now() };
-    let http2 = match aborted(&conn, io.is_http2()).await {
+    let flow = Arc::<Flow>::default();
+    let (conn, io) = Conn::new(worker, connection, scope, Arc::clone(&flow));
+    let mut io = Downstream::new(io, flow);
+    let http2 = match before(Order::Close, &conn, io.is_http2()).await {
         Some(Ok(http2)) => http2,
         Some(Err(error)) => {
             tracing::debug!(%error, peer = %conn.peer, "downstream connection ended before a request");
@@ -39,18 +35,17 @@ pub async fn serve(worker: Rc<Worker>, connection: Connection, scope: Scope) {
         }
         None => return,
     };
-    let result =
-        if http2 { Box::pin(serve_http2(&conn, io)).await } else { Box::pin(serve_http1(&conn, io)).await };
+    let result = if http2 { Box::pin(serve_http2(&conn, io)).await } else { serve_http1(&conn, io).await };
     if let Err(error) = result {
         tracing::debug!(%error, peer = %conn.peer, "downstream connection ended");
     }
 }
 
-/// `future`, unless the worker wants the connection closed first.
-async fn aborted<T>(conn: &Conn, future: impl Future<Output = T>) -> Option<T> {
+/// `future`, unless the worker orders this first.
+async fn before<T>(order: Order, conn: &Conn, future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|cx| {
-        if conn.order(cx.waker()) >= Order::Close {
+        if conn.order(cx.waker()) >= order {
             return Poll::Ready(None);
         }
         future.as_mut().poll(cx).map(Some)
@@ -58,29 +53,68 @@ async fn aborted<T>(conn: &Conn, future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-async fn serve_http1(conn: &Rc<Conn>, io: Downstream) -> hyper::Result<()> {
+/// hyper takes 25 KiB for a connection of HTTP/1, used or not: what rests is taken back from it, and waits by itself.
+async fn serve_http1(conn: &Rc<Conn>, mut io: Downstream) -> hyper::Result<()> {
+    while let Some(mut resting) = Box::pin(serve_until_rest(conn, io)).await? {
+        match before(Order::Close, conn, resting.wait()).await {
+            Some(Ok(true)) => io = resting,
+            Some(Ok(false)) | None => {
+                before(Order::Abort, conn, resting.shutdown()).await;
+                return Ok(());
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%error, peer = %conn.peer, "downstream connection ended at rest");
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Serves until the connection ends, or rests: then it is given back.
+async fn serve_until_rest(conn: &Rc<Conn>, io: Downstream) -> hyper::Result<Option<Downstream>> {
+    let flow = Arc::clone(io.flow());
     let service = service_fn(|request| exchange::handle(Rc::clone(conn), request));
-    let served = http1::Builder::new()
+    let mut served = http1::Builder::new()
         .auto_date_header(false)
         // One more than is taken, so that the answer to too many is ours and says why.
         .max_headers(headers::MAX_HEADERS * 2)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
-    let mut served = std::pin::pin!(served);
+    conn.may_rest();
     let mut closing = false;
-    std::future::poll_fn(|cx| {
+    let rests = std::future::poll_fn(|cx| {
         match conn.order(cx.waker()) {
             Order::Serve | Order::Drain => {}
             Order::Close if closing => {}
             Order::Close => {
                 closing = true;
-                served.as_mut().graceful_shutdown();
+                Pin::new(&mut served).graceful_shutdown();
             }
-            Order::Abort => return Poll::Ready(Ok(())),
+            Order::Abort => return Poll::Ready(Ok(false)),
         }
-        served.as_mut().poll(cx)
+        if let Poll::Ready(ended) = Pin::new(&mut served).poll(cx) {
+            return Poll::Ready(ended.map(|()| false));
+        }
+        if closing || !conn.is_to_rest() || flow.is_blocked() {
+            return Poll::Pending;
+        }
+        // No request is under way and nothing waits to be written: hyper is between two requests, and ends at once. If it
+        // does not, or has read on, it was not: the connection ends when it does, as what it left unread is no request.
+        closing = true;
+        flow.keep(true);
+        Pin::new(&mut served).graceful_shutdown();
+        let ended = Pin::new(&mut served).poll(cx);
+        flow.keep(ended.is_ready());
+        ended.map_ok(|()| flow.head_since().is_none())
     })
-    .await
+    .await?;
+    Ok(served.into_parts().filter(|_| rests).map(|parts| {
+        conn.rests();
+        let mut io = parts.io.into_inner();
+        io.unread(parts.read_buf);
+        io
+    }))
 }
 
 async fn serve_http2(conn: &Rc<Conn>, io: Downstream) -> hyper::Result<()> {
@@ -109,87 +143,4 @@ async fn serve_http2(conn: &Rc<Conn>, io: Downstream) -> hyper::Result<()> {
         served.as_mut().poll(cx)
     })
     .await
-}
-
-/// The downstream's bytes: what was read ahead, then the rest. Notes when a request's head begins, so that one
-/// that never ends can be given up without a timer for each request.
-struct Downstream {
-    io: Io,
-    ahead: Bytes,
-    /// Only for HTTP/1: on HTTP/2 bytes also come while there is no request.
-    head_since: Option<Arc<AtomicU64>>,
-    born: Instant,
-}
-
-impl Downstream {
-    /// Reads until it is sure whether this is HTTP/2.
-    async fn is_http2(&mut self) -> io::Result<bool> {
-        let mut seen = BytesMut::with_capacity(PREFACE.len());
-        while seen.len() < PREFACE.len() && PREFACE.starts_with(&seen) {
-            let mut rest = (&mut self.io).take((PREFACE.len() - seen.len()) as u64);
-            if rest.read_buf(&mut seen).await? == 0 {
-                break;
-            }
-        }
-        let http2 = &seen[..] == PREFACE;
-        if http2 {
-            self.head_since = None;
-        }
-        self.note();
-        self.ahead = seen.freeze();
-        Ok(http2)
-    }
-
-    fn note(&self) {
-        if let Some(head_since) = self.head_since.as_ref().filter(|since| since.load(Ordering::Relaxed) == 0)
-        {
-            let since = self.born.elapsed().as_millis() as u64;
-            head_since.store(since.max(1), Ordering::Relaxed);
-        }
-    }
-}
-
-impl AsyncRead for Downstream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        let ahead = this.ahead.len().min(buf.remaining());
-        buf.put_slice(&this.ahead.split_to(ahead));
-        if ahead > 0 && buf.remaining() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        // What follows at once is read with it: hyper doubles its buffer when it has to read twice for one head.
-        let read = Pin::new(&mut this.io).poll_read(cx, buf);
-        if buf.filled().len() > before + ahead {
-            this.note();
-        }
-        // If this failed, so does the next.
-        if ahead > 0 { Poll::Ready(Ok(())) } else { read }
-    }
-}
-
-impl AsyncWrite for Downstream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
 }

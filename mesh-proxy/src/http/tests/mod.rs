@@ -2,6 +2,7 @@
 
 mod fixture;
 mod limits;
+mod rest;
 mod tables;
 mod unprocessed;
 
