@@ -119,11 +119,31 @@ fn a_body_that_nobody_read_is_no_request_after_a_rest() {
 }
 
 #[test]
+fn a_request_under_way_is_no_rest() {
+    run(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mesh = Mesh::new(vec![cluster("reviews", UpstreamHttp::AsDownstream, &[address])]);
+        let mut client = mesh.connect(Direction::Outbound, all_to("reviews"));
+        client.write_all(b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        for _ in 0..2 {
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            mesh.look(3);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            assert!(answer(&mut client).await.ends_with("ok"));
+            client.write_all(b"GET /b HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn an_answer_that_its_client_does_not_read_is_no_rest() {
     run(async {
         let (_server, mesh) = reviews().await;
         let mut client = mesh.connect(Direction::Outbound, all_to("reviews"));
-        let body = "x".repeat(300_000);
+        // More than the pipe holds, less than hyper takes in advance: for the proxy the answer is over.
+        let body = "x".repeat(100_000);
         let head = format!("POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len());
         let (mut read, mut write) = tokio::io::split(&mut client);
         let sent = async {
@@ -131,6 +151,7 @@ fn an_answer_that_its_client_does_not_read_is_no_rest() {
             write.write_all(body.as_bytes()).await.unwrap();
         };
         sent.await;
+        eventually("counted", || mesh.requests(&[]) == 1).await;
         for _ in 0..5 {
             mesh.look(3);
             tokio::time::sleep(Duration::from_millis(20)).await;
