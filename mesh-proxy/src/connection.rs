@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use mesh_common::spiffe::SpiffeId;
@@ -15,6 +16,9 @@ use tokio_rustls::{client, server};
 
 use crate::telemetry::Security;
 use crate::tls::ReadAhead;
+
+/// After this time without a request a connection of HTTP/1 rests: HTTP is taken off it.
+pub(crate) const REST: Duration = Duration::from_secs(2);
 
 /// Which way a connection goes, seen from the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

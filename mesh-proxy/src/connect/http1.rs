@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::UpstreamError;
 use super::rest::{Handle, lend};
-use crate::connection::Io;
+use crate::connection::{Io, REST};
 use crate::http::body::RequestBody;
 use crate::telemetry::ResponseFlags;
 
@@ -20,8 +20,6 @@ use crate::telemetry::ResponseFlags;
 const MAX_IDLE: usize = 1024;
 /// A connection that waits is closed after this time.
 const IDLE: Duration = Duration::from_secs(60);
-/// After this time it rests: it is kept without HTTP.
-const REST: Duration = Duration::from_secs(2);
 
 /// The pool of one endpoint.
 #[derive(Default)]

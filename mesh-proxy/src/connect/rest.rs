@@ -48,10 +48,8 @@ impl Handle {
     }
 
     /// The connection, if it has come back and its peer has not ended it.
-    pub(super) fn take(&self) -> Option<Io> {
-        let io = self.held.io.borrow_mut().take();
-        self.held.wake();
-        io
+    pub(super) fn take(self) -> Option<Io> {
+        self.held.io.borrow_mut().take()
     }
 
     #[cfg(test)]

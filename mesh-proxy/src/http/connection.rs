@@ -20,7 +20,7 @@ use crate::cluster::ClusterState;
 use crate::config::cluster::{ServiceLabels, WorkloadLabels};
 use crate::config::listener::{HttpManager, Listener, NetworkFilter};
 use crate::config::store::LookedUpWorkload;
-use crate::connection::{Connection, Direction, Io, Target};
+use crate::connection::{Connection, Direction, Io, REST, Target};
 use crate::telemetry::{HttpSeries, Outcome, Reporter, RequestProtocol, Security, Traffic};
 use crate::worker::Worker;
 
@@ -31,8 +31,6 @@ const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// Without an HTTP connection manager (forward proxy), as Envoy's defaults.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-/// What has had nothing to do for this long gives back what it can do without.
-const REST: Duration = Duration::from_secs(2);
 
 /// One downstream connection.
 pub(crate) struct Conn {

@@ -2,6 +2,7 @@
 
 use mesh_common::process::Phase;
 use tokio::io::DuplexStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::*;
@@ -24,6 +25,30 @@ async fn reviews() -> (Server, Mesh) {
     let server = Server::start().await;
     let mesh = Mesh::new(vec![cluster("reviews", UpstreamHttp::AsDownstream, &[server.address])]);
     (server, mesh)
+}
+
+/// The same with an endpoint that the test plays itself.
+async fn played() -> (TcpListener, Mesh) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, Mesh::new(vec![cluster("reviews", UpstreamHttp::AsDownstream, &[address])]))
+}
+
+/// Sends a request over a new upstream connection and answers it.
+async fn first(listener: &TcpListener, client: &mut DuplexStream) -> TcpStream {
+    client.write_all(b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+    assert!(answer(client).await.ends_with("ok"));
+    stream
+}
+
+/// Lets everything happen that can.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// One answer of the server, to its end.
@@ -89,7 +114,7 @@ fn a_request_of_which_a_part_came_early_is_whole_after_a_rest() {
         assert!(answer(&mut client).await.contains("get /a"));
         eventually("counted", || mesh.requests(&[]) == 1).await;
         mesh.look(3);
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        settle().await;
         client.write_all(b"TP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         assert!(answer(&mut client).await.contains("get /b"));
     });
@@ -107,7 +132,7 @@ fn a_body_that_nobody_read_is_no_request_after_a_rest() {
         assert_eq!(seen, b"HTTP/1.1 404");
         for _ in 0..3 {
             mesh.look(3);
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            settle().await;
         }
         client.write_all(b"GET /b HTTP/1.1\r\nhost: a\r\n\r\n").await.ok();
         let mut rest = Vec::new();
@@ -121,9 +146,7 @@ fn a_body_that_nobody_read_is_no_request_after_a_rest() {
 #[test]
 fn a_request_under_way_is_no_rest() {
     run(async {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mesh = Mesh::new(vec![cluster("reviews", UpstreamHttp::AsDownstream, &[address])]);
+        let (listener, mesh) = played().await;
         let mut client = mesh.connect(Direction::Outbound, all_to("reviews"));
         client.write_all(b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -150,7 +173,7 @@ fn an_answer_that_its_client_does_not_read_is_no_rest() {
         eventually("counted", || mesh.requests(&[]) == 1).await;
         for _ in 0..5 {
             mesh.look(3);
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            settle().await;
         }
         assert_eq!(mesh.resting().0, 0);
         assert!(answer(&mut client).await.ends_with(&body));
@@ -187,17 +210,10 @@ fn a_connection_at_rest_ends_with_its_client_or_when_it_is_told_to() {
 #[test]
 fn an_endpoint_may_end_a_connection_at_rest() {
     run(async {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mesh = Mesh::new(vec![cluster("reviews", UpstreamHttp::AsDownstream, &[address])]);
+        let (listener, mesh) = played().await;
         let mut client = mesh.connect(Direction::Outbound, all_to("reviews"));
         for round in 0..2_u64 {
-            client.write_all(b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-            // A new one each time: the old one was ended, or said something that nobody asked for.
-            let (mut stream, _) = listener.accept().await.unwrap();
-            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
-            assert!(answer(&mut client).await.ends_with("ok"));
+            let mut stream = first(&listener, &mut client).await;
             eventually("counted", || mesh.requests(&[]) == round + 1).await;
             mesh.look(3);
             eventually("it rests", || mesh.resting().1 == 1).await;
@@ -214,15 +230,9 @@ fn an_endpoint_may_end_a_connection_at_rest() {
 #[test]
 fn a_connection_at_rest_ends_with_its_endpoint() {
     run(async {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mesh = Mesh::new(vec![cluster("reviews", UpstreamHttp::AsDownstream, &[address])]);
+        let (listener, mesh) = played().await;
         let mut client = mesh.connect(Direction::Outbound, all_to("reviews"));
-        client.write_all(b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-        let (mut stream, _) = listener.accept().await.unwrap();
-        assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
-        answer(&mut client).await;
+        let mut stream = first(&listener, &mut client).await;
         eventually("counted", || mesh.requests(&[]) == 1).await;
         mesh.look(3);
         eventually("it rests", || mesh.resting().1 == 1).await;
